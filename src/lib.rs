@@ -12,5 +12,6 @@
 //! [`gateway::Gateway::poll`] until it returns [`gateway::Output::Timeout`], then wait until that
 //! instant or the next input.
 
+pub mod coap;
 pub mod keyed;
 pub mod time;
