@@ -14,4 +14,5 @@
 
 pub mod coap;
 pub mod keyed;
+pub mod lwm2m;
 pub mod time;

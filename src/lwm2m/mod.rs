@@ -1,0 +1,20 @@
+//! The LwM2M data model: paths, values, links, attributes, formats and object definitions.
+//!
+//! Nothing here knows of datagrams, devices or MQTT.
+
+pub mod attributes;
+pub mod codec;
+pub mod link;
+pub mod model;
+pub mod object_list;
+pub mod path;
+pub mod registered;
+pub mod value;
+
+pub use attributes::{Edge, NotificationAttributes};
+pub use codec::ContentFormat;
+pub use model::{Models, Version};
+pub use object_list::ObjectList;
+pub use path::{Id, Level, Path};
+pub use registered::RegisteredObject;
+pub use value::{DataType, ObjectLink, Record, Value};
