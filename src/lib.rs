@@ -15,4 +15,5 @@
 pub mod coap;
 pub mod keyed;
 pub mod lwm2m;
+pub mod server;
 pub mod time;

@@ -1,0 +1,242 @@
+//! The registration interface: Register, Update, De-register, and what ends a registration
+//! (LwM2M Core 1.1 §6.2).
+
+use super::*;
+
+impl Server {
+    pub(super) fn on_request(
+        &mut self,
+        now: Now,
+        peer: Peer,
+        incoming: IncomingId,
+        request: &Request,
+    ) {
+        let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+        let response = match (request.method, path.as_slice()) {
+            (Code::POST, [REGISTRATION_PATH]) => self.on_register(now, peer, request),
+            (Code::POST, [REGISTRATION_PATH, location]) => {
+                self.on_update(now, peer, location, request)
+            }
+            (Code::DELETE, [REGISTRATION_PATH, location]) => {
+                self.on_deregister(now, peer, location)
+            }
+            (_, [REGISTRATION_PATH] | [REGISTRATION_PATH, _]) => {
+                Response::new(Code::METHOD_NOT_ALLOWED)
+            }
+            (Code::POST, ["dp"]) => {
+                Refusal::new(Code::NOT_IMPLEMENTED, "Send is not served yet").to_response()
+            }
+            _ => Response::new(Code::NOT_FOUND),
+        };
+        // The response leaves before any request to the device: a client ignores what comes
+        // before its registration was answered.
+        self.endpoint.respond(now.instant, incoming, response);
+    }
+
+    fn on_register(&mut self, now: Now, peer: Peer, request: &Request) -> Response {
+        match parse_register(request).and_then(|register| self.register(now, peer, register)) {
+            Ok(location) => Response {
+                location: vec![REGISTRATION_PATH.to_owned(), location],
+                ..Response::new(Code::CREATED)
+            },
+            Err(refusal) => {
+                let endpoint = request
+                    .query
+                    .iter()
+                    .find_map(|argument| argument.strip_prefix("ep="));
+                self.refuse(peer, endpoint.map(str::to_owned), refusal)
+            }
+        }
+    }
+
+    fn refuse(&mut self, peer: Peer, endpoint: Option<String>, refusal: Refusal) -> Response {
+        let response = refusal.to_response();
+        self.emit(Event::Refused {
+            peer,
+            endpoint,
+            refusal,
+        });
+        response
+    }
+
+    /// Begins a registration, and ends the one that the endpoint had: its location, observations
+    /// and operations are void.
+    fn register(&mut self, now: Now, peer: Peer, register: Register) -> Result<String, Refusal> {
+        if self.settings.join == Join::Known {
+            return Err(Refusal::new(
+                Code::FORBIDDEN,
+                "unknown device: without credentials only join = \"open\" lets devices in",
+            ));
+        }
+        let known = self.by_endpoint.get(register.endpoint.as_str()).copied();
+        let device = match known {
+            Some(device) => device,
+            None => self.admit(&register.endpoint)?,
+        };
+        self.end_registration(now, device);
+        let location = self.new_location();
+        self.by_location.insert(location.clone().into(), device);
+        let formats = Formats::advertised(&register.objects.formats, register.version);
+        let registration = Registration {
+            location: location.clone().into(),
+            peer,
+            version: register.version,
+            terms: register.terms,
+            objects: register.objects,
+            refreshed: now,
+            formats,
+            observations: Vec::new(),
+            running: None,
+            queue: VecDeque::new(),
+        };
+        self.watch_deadline(
+            device,
+            None,
+            registration.deadline(self.settings.lifetime_grace),
+        );
+        if let Some(entry) = self.devices.get_mut(device.0 as usize) {
+            entry.registration = Some(registration);
+        }
+        self.emit(Event::Registered {
+            device,
+            new: known.is_none(),
+        });
+        Ok(location)
+    }
+
+    /// A number for an endpoint name that was never seen.
+    fn admit(&mut self, endpoint: &str) -> Result<DeviceId, Refusal> {
+        if self.devices.len() >= self.limits.devices {
+            return Err(Refusal::new(
+                Code::SERVICE_UNAVAILABLE,
+                "no more devices can be taken",
+            ));
+        }
+        let device = DeviceId(self.devices.len() as u32);
+        let endpoint: Arc<str> = endpoint.into();
+        self.devices.push(Device {
+            endpoint: endpoint.clone(),
+            registration: None,
+        });
+        self.by_endpoint.insert(endpoint, device);
+        Ok(device)
+    }
+
+    /// Not to be guessed: whoever knows a location can update or end the registration.
+    fn new_location(&mut self) -> String {
+        loop {
+            let location = format!("{:012x}", self.rng.random::<u64>() >> 16);
+            if !self.by_location.contains_key(location.as_str()) {
+                return location;
+            }
+        }
+    }
+
+    fn on_update(&mut self, now: Now, peer: Peer, location: &str, request: &Request) -> Response {
+        let Some(device) = self.at_location(peer, location) else {
+            return Response::new(Code::NOT_FOUND);
+        };
+        let (terms, objects) = match parse_update(request) {
+            Ok(update) => update,
+            Err(refusal) => {
+                let endpoint = self.endpoint_name(device).map(ToString::to_string);
+                return self.refuse(peer, endpoint, refusal);
+            }
+        };
+        let grace = self.settings.lifetime_grace;
+        let Some(registration) = self.registration_mut(device) else {
+            return Response::new(Code::NOT_FOUND);
+        };
+        let before = registration.deadline(grace);
+        registration.refreshed = now;
+        let mut changed = registration.terms.change(terms);
+        if let Some(objects) = objects {
+            changed |= registration.objects != objects;
+            registration.objects = objects;
+        }
+        let after = registration.deadline(grace);
+        self.watch_deadline(device, before, after);
+        self.emit(Event::Updated { device, changed });
+        Response::new(Code::CHANGED)
+    }
+
+    fn on_deregister(&mut self, now: Now, peer: Peer, location: &str) -> Response {
+        let Some(device) = self.at_location(peer, location) else {
+            return Response::new(Code::NOT_FOUND);
+        };
+        self.end_registration(now, device);
+        self.emit(Event::Deregistered(device));
+        Response::new(Code::DELETED)
+    }
+
+    /// The device at a location, if `peer` is where it registered from. Without a secured
+    /// transport the address is all that tells it from somebody else; a device whose address
+    /// changed registers again (LwM2M Transport 1.1 §6.4.1).
+    fn at_location(&self, peer: Peer, location: &str) -> Option<DeviceId> {
+        let device = *self.by_location.get(location)?;
+        (self.registration(device)?.peer == peer).then_some(device)
+    }
+
+    fn watch_deadline(&mut self, device: DeviceId, before: Option<Now>, after: Option<Now>) {
+        if let Some(before) = before {
+            self.deadlines.remove(&(before.instant, device));
+        }
+        if let Some(after) = after {
+            self.deadlines.insert((after.instant, device));
+        }
+    }
+
+    /// Ends a registration, if there is one: forgets its observations and fails its operations.
+    fn end_registration(&mut self, now: Now, device: DeviceId) {
+        let Some(registration) = self
+            .devices
+            .get_mut(device.0 as usize)
+            .and_then(|entry| entry.registration.take())
+        else {
+            return;
+        };
+        self.by_location.remove(&registration.location);
+        self.watch_deadline(
+            device,
+            registration.deadline(self.settings.lifetime_grace),
+            None,
+        );
+        for (_, observation) in registration.observations {
+            self.observations.remove(&observation);
+            self.endpoint
+                .cancel(now.instant, observation, Cancel::Forget);
+        }
+        let running = registration.running.and_then(|exchange| {
+            self.endpoint.abandon(exchange);
+            self.running.remove(&exchange)
+        });
+        let running = running.map(|running| (running.id, running.operation));
+        let queued = registration
+            .queue
+            .into_iter()
+            .map(|queued| (queued.id, queued.operation));
+        for (id, operation) in running.into_iter().chain(queued) {
+            self.complete(id, device, operation, Err(OperationError::Unregistered));
+        }
+    }
+
+    /// Gives up the devices whose lifetime and grace have passed.
+    pub(super) fn expire(&mut self, now: Now) {
+        while let Some((at, device)) = self
+            .deadlines
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now.instant)
+        {
+            self.deadlines.remove(&(at, device));
+            let Some(expires) = self.registration(device).and_then(Registration::expires) else {
+                continue;
+            };
+            self.end_registration(now, device);
+            self.emit(Event::Expired {
+                device,
+                at: expires.unix,
+            });
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The LwM2M server towards the devices: registrations, operations, observations.
+//!
+//! [`Server`] takes datagrams and time, and gives datagrams and [`Event`]s. What is *absent* here:
+//! MQTT, mappings, and what the values mean.
+
+mod asking;
+mod device;
+mod formats;
+mod interface;
+mod operation;
+mod registration;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::coap::{
+    self, Cancel, Code, Endpoint, ExchangeId, Failure, IncomingId, ObservationId, Peer, Receipt,
+    Request, Response,
+};
+use crate::keyed::{self, KeyedMap};
+use crate::lwm2m::codec::{Context, Problem};
+use crate::lwm2m::model::Models;
+use crate::lwm2m::{ContentFormat, Path, Record};
+use crate::server::device::{Device, Queued};
+use crate::server::formats::Formats;
+use crate::server::registration::{Refusal, Register, parse_register, parse_update};
+use crate::time::{Instant, Now, UnixTime};
+
+pub use device::{DeviceId, OperationId, Registration};
+pub use operation::{Answer, Operation, OperationError};
+pub use registration::Terms;
+
+/// The first segment of every location.
+const REGISTRATION_PATH: &str = "rd";
+
+/// Who may register.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Join {
+    /// Nobody unknown; and without credentials nobody is known.
+    #[default]
+    Known,
+    /// Whoever the transport lets in.
+    Open,
+}
+
+/// What the operator decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who may register.
+    pub join: Join,
+    /// How long after its lifetime a device still counts as registered.
+    pub lifetime_grace: Duration,
+}
+
+/// Caps on what devices can make grow.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Endpoint names, registered or not.
+    pub devices: usize,
+    /// Operations that wait for one device.
+    pub operations_per_device: usize,
+    /// The message layer's own.
+    pub coap: coap::Limits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            devices: 200_000,
+            operations_per_device: 64,
+            coap: coap::Limits::default(),
+        }
+    }
+}
+
+/// What comes out of [`Server::poll`].
+#[derive(Debug)]
+pub enum Output {
+    /// Send this datagram.
+    Datagram {
+        /// To whom.
+        peer: Peer,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// What the gateway has to know of the devices.
+#[derive(Debug)]
+pub enum Event {
+    /// A device registered. All its observations are void, and operations that waited for it ended.
+    Registered {
+        /// Which.
+        device: DeviceId,
+        /// Whether this endpoint name was never seen before.
+        new: bool,
+    },
+    /// A device refreshed its registration.
+    Updated {
+        /// Which.
+        device: DeviceId,
+        /// Whether lifetime, binding or objects are not what they were.
+        changed: bool,
+    },
+    /// A device took its leave.
+    Deregistered(DeviceId),
+    /// A device's lifetime passed, and the grace.
+    Expired {
+        /// Which.
+        device: DeviceId,
+        /// When the lifetime ended, without the grace.
+        at: UnixTime,
+    },
+    /// A Register or Update was refused.
+    Refused {
+        /// From where it came.
+        peer: Peer,
+        /// The endpoint name, if there was one.
+        endpoint: Option<String>,
+        /// Code and reason.
+        refusal: Refusal,
+    },
+    /// An operation left for the device.
+    Started(OperationId),
+    /// An operation ended; exactly once each.
+    Completed {
+        /// Which operation.
+        operation: OperationId,
+        /// At which device.
+        device: DeviceId,
+        /// What was asked.
+        asked: Operation,
+        /// How it ended.
+        result: Result<Answer, OperationError>,
+    },
+    /// An observed node changed.
+    Notified {
+        /// Which device.
+        device: DeviceId,
+        /// What is observed.
+        path: Path,
+        /// Its values.
+        records: Vec<Record>,
+        /// What of the payload could not be taken.
+        problems: Vec<Problem>,
+        /// Give it to [`Server::acknowledge`] when the values are safe.
+        receipt: Option<Receipt>,
+    },
+    /// A notification whose payload could not be decoded at all. It was acknowledged: a repetition
+    /// would be no better.
+    Undecodable {
+        /// Which device.
+        device: DeviceId,
+        /// What is observed.
+        path: Path,
+        /// Why.
+        error: OperationError,
+    },
+    /// The device ended an observation.
+    ObservationEnded {
+        /// Which device.
+        device: DeviceId,
+        /// What was observed.
+        path: Path,
+        /// Its code; 4.04 says that the node is gone.
+        code: Code,
+    },
+}
+
+/// An operation that was sent.
+#[derive(Debug)]
+struct Running {
+    id: OperationId,
+    device: DeviceId,
+    operation: Operation,
+    attempt: u8,
+    format: Option<ContentFormat>,
+}
+
+/// The LwM2M server.
+pub struct Server {
+    settings: Settings,
+    limits: Limits,
+    models: Arc<Models>,
+    endpoint: Endpoint,
+    devices: Vec<Device>,
+    by_endpoint: KeyedMap<Arc<str>, DeviceId>,
+    by_location: KeyedMap<Box<str>, DeviceId>,
+    running: KeyedMap<ExchangeId, Running>,
+    observations: KeyedMap<ObservationId, (DeviceId, Path)>,
+    deadlines: BTreeSet<(Instant, DeviceId)>,
+    operations: u64,
+    rng: StdRng,
+    outputs: VecDeque<Output>,
+}
+
+impl Server {
+    /// A server without devices. The same `seed` gives the same locations, tokens and message ids.
+    pub fn new(
+        settings: Settings,
+        limits: Limits,
+        parameters: coap::Parameters,
+        models: Arc<Models>,
+        seed: [u8; 32],
+    ) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        Self {
+            settings,
+            models,
+            endpoint: Endpoint::new(parameters, limits.coap.clone(), rng.random()),
+            limits,
+            devices: Vec::new(),
+            by_endpoint: keyed::map(&mut rng),
+            by_location: keyed::map(&mut rng),
+            running: keyed::map(&mut rng),
+            observations: keyed::map(&mut rng),
+            deadlines: BTreeSet::new(),
+            operations: 0,
+            rng,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// A datagram came.
+    pub fn receive(&mut self, now: Now, peer: Peer, datagram: &[u8]) {
+        self.endpoint.receive(now.instant, peer, datagram);
+        self.pump(now);
+    }
+
+    /// The instant of [`Server::next_timeout`] has come.
+    pub fn timeout(&mut self, now: Now) {
+        self.endpoint.timeout(now.instant);
+        self.pump(now);
+        self.expire(now);
+    }
+
+    /// What to do next, until `None`.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Server::timeout`] is due.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let expiry = self.deadlines.first().map(|(at, _)| *at);
+        [self.endpoint.next_timeout(), expiry]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The endpoint name of a device.
+    pub fn endpoint_name(&self, device: DeviceId) -> Option<&Arc<str>> {
+        Some(&self.devices.get(device.0 as usize)?.endpoint)
+    }
+
+    /// The registration of a device, if it has one.
+    pub fn registration(&self, device: DeviceId) -> Option<&Registration> {
+        self.devices.get(device.0 as usize)?.registration.as_ref()
+    }
+
+    /// How many devices are registered.
+    pub fn registrations(&self) -> usize {
+        self.by_location.len()
+    }
+
+    /// What the message layer dropped or repeated.
+    pub fn counters(&self) -> coap::Counters {
+        self.endpoint.counters()
+    }
+
+    /// Takes custody of a notification: its values are safe.
+    pub fn acknowledge(&mut self, now: Now, receipt: Receipt) {
+        self.endpoint.acknowledge(receipt);
+        self.pump(now);
+    }
+
+    /// Asks something of a device. [`Event::Completed`] tells how it ended.
+    pub fn operate(&mut self, now: Now, device: DeviceId, operation: Operation) -> OperationId {
+        self.operations += 1;
+        let id = OperationId(self.operations);
+        let limit = self.limits.operations_per_device;
+        let refused = match self.registration_mut(device) {
+            None => OperationError::Unregistered,
+            Some(registration) if registration.queue.len() >= limit => OperationError::QueueFull,
+            Some(registration) => {
+                registration.queue.push_back(Queued { id, operation });
+                self.start_next(now, device);
+                self.pump(now);
+                return id;
+            }
+        };
+        self.complete(id, device, operation, Err(refused));
+        id
+    }
+
+    /// Drops an operation that has not left yet. Whether it had not.
+    pub fn withdraw(&mut self, device: DeviceId, operation: OperationId) -> bool {
+        let Some(registration) = self.registration_mut(device) else {
+            return false;
+        };
+        let Some(index) = registration
+            .queue
+            .iter()
+            .position(|queued| queued.id == operation)
+        else {
+            return false;
+        };
+        registration.queue.remove(index);
+        true
+    }
+
+    fn registration_mut(&mut self, device: DeviceId) -> Option<&mut Registration> {
+        self.devices
+            .get_mut(device.0 as usize)?
+            .registration
+            .as_mut()
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn complete(
+        &mut self,
+        operation: OperationId,
+        device: DeviceId,
+        asked: Operation,
+        result: Result<Answer, OperationError>,
+    ) {
+        self.emit(Event::Completed {
+            operation,
+            device,
+            asked,
+            result,
+        });
+    }
+
+    /// Takes all that the message layer has to say.
+    fn pump(&mut self, now: Now) {
+        while let Some(output) = self.endpoint.poll() {
+            match output {
+                coap::Output::Datagram { peer, bytes } => {
+                    self.outputs.push_back(Output::Datagram { peer, bytes })
+                }
+                coap::Output::Event(event) => self.on_coap(now, event),
+            }
+        }
+    }
+
+    fn on_coap(&mut self, now: Now, event: coap::Event) {
+        match event {
+            coap::Event::Request {
+                peer,
+                incoming,
+                request,
+                ..
+            } => self.on_request(now, peer, incoming, &request),
+            coap::Event::Response { exchange, result } => self.on_response(now, exchange, result),
+            coap::Event::Notification {
+                observation,
+                response,
+                ended,
+                receipt,
+            } => {
+                self.on_notification(now, observation, &response, ended, receipt);
+            }
+            // The server offers nothing to observe.
+            coap::Event::ObserverGone { .. } => {}
+        }
+    }
+}

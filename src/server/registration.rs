@@ -1,0 +1,326 @@
+//! What a Register or Update says (LwM2M Core 1.1 §6.2).
+
+use std::time::Duration;
+
+use crate::coap::{Code, Request, Response};
+use crate::lwm2m::model::Version;
+use crate::lwm2m::{ContentFormat, ObjectList, link};
+
+/// The longest endpoint name that is accepted, in bytes.
+const ENDPOINT_MAX: usize = 255;
+
+/// The lifetime of a client that names none (LwM2M 1.0 §5.3.1).
+const DEFAULT_LIFETIME: u32 = 86_400;
+
+/// The content of a Register.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Register {
+    /// Endpoint Client Name, as sent.
+    pub endpoint: String,
+    /// The enabler version: 1.0, 1.1 or 1.2.
+    pub version: Version,
+    /// What an Update may change as well.
+    pub terms: Terms,
+    /// The objects, instances and formats of the client.
+    pub objects: ObjectList,
+}
+
+/// The parameters that Register sets and Update may change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// Lifetime in seconds; 0 is endless.
+    pub lifetime: Option<u32>,
+    /// Binding, `U` when none is named.
+    pub binding: Option<String>,
+    /// Queue mode: `Q` of LwM2M 1.1, or the letter in the binding of 1.0.
+    pub queue_mode: Option<bool>,
+}
+
+impl Terms {
+    /// The lifetime that counts; `None` is endless.
+    pub fn lifetime(&self) -> Option<Duration> {
+        match self.lifetime.unwrap_or(DEFAULT_LIFETIME) {
+            0 => None,
+            seconds => Some(Duration::from_secs(u64::from(seconds))),
+        }
+    }
+
+    /// Takes over what an Update names. Whether anything is not what it was.
+    pub(super) fn change(&mut self, update: Self) -> bool {
+        let before = self.clone();
+        self.lifetime = update.lifetime.or(self.lifetime);
+        self.binding = update.binding.or_else(|| self.binding.take());
+        self.queue_mode = update.queue_mode.or(self.queue_mode);
+        *self != before
+    }
+}
+
+/// Why a Register or Update is refused: the code for the client, the sentence for the operator.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    /// The response code.
+    pub code: Code,
+    /// What is wrong, for a person.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal with a reason.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+        }
+    }
+
+    /// The answer to the client; the reason travels as diagnostic payload (RFC 7252 §5.5.2).
+    pub fn to_response(&self) -> Response {
+        Response {
+            payload: self.detail.clone().into_bytes(),
+            ..Response::new(self.code)
+        }
+    }
+}
+
+/// The Uri-Query arguments: an unordered set of which the unknown ones are tolerated.
+#[derive(Default)]
+struct Parameters<'a> {
+    endpoint: Option<&'a str>,
+    version: Option<&'a str>,
+    lifetime: Option<&'a str>,
+    binding: Option<&'a str>,
+    queue: bool,
+    profile: bool,
+}
+
+impl<'a> Parameters<'a> {
+    fn parse(query: &'a [String]) -> Self {
+        let mut parameters = Self::default();
+        for argument in query {
+            let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
+            match name {
+                "ep" => parameters.endpoint = Some(value),
+                "lwm2m" => parameters.version = Some(value),
+                "lt" => parameters.lifetime = Some(value),
+                "b" => parameters.binding = Some(value),
+                "Q" => parameters.queue = true,
+                "pid" => parameters.profile = true,
+                _ => {}
+            }
+        }
+        parameters
+    }
+
+    fn terms(&self) -> Result<Terms, Refusal> {
+        let lifetime = self
+            .lifetime
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    Refusal::new(
+                        Code::BAD_REQUEST,
+                        format!("lt={text} is not a number of seconds"),
+                    )
+                })
+            })
+            .transpose()?;
+        let in_binding = self.binding.map(|binding| binding.contains('Q'));
+        Ok(Terms {
+            lifetime,
+            binding: self.binding.map(str::to_owned),
+            queue_mode: if self.queue { Some(true) } else { in_binding },
+        })
+    }
+}
+
+/// Reads a Register.
+///
+/// Parameters may come in any order, quoted or bare, and unknown ones are ignored. An enabler
+/// version that we do not serve gets 4.12, because clients step down on that code alone.
+pub fn parse_register(request: &Request) -> Result<Register, Refusal> {
+    let parameters = Parameters::parse(&request.query);
+    let endpoint = parameters.endpoint.unwrap_or_default();
+    if endpoint.is_empty() {
+        return Err(Refusal::new(Code::BAD_REQUEST, "no endpoint name (ep)"));
+    }
+    if endpoint.len() > ENDPOINT_MAX {
+        return Err(Refusal::new(
+            Code::BAD_REQUEST,
+            format!("the endpoint name is longer than {ENDPOINT_MAX} bytes"),
+        ));
+    }
+    let version = parse_version(parameters.version)?;
+    let terms = parameters.terms()?;
+    if request.payload.is_empty() {
+        return Err(if parameters.profile {
+            Refusal::new(
+                Code::CONFLICT,
+                "profile ids are not known here; send the object list",
+            )
+        } else {
+            Refusal::new(Code::BAD_REQUEST, "no object list")
+        });
+    }
+    Ok(Register {
+        endpoint: endpoint.to_owned(),
+        version,
+        terms,
+        objects: parse_objects(request)?,
+    })
+}
+
+/// Reads an Update: the terms that change, and the complete new object list if there is one.
+pub fn parse_update(request: &Request) -> Result<(Terms, Option<ObjectList>), Refusal> {
+    let terms = Parameters::parse(&request.query).terms()?;
+    let objects = if request.payload.is_empty() {
+        None
+    } else {
+        Some(parse_objects(request)?)
+    };
+    Ok((terms, objects))
+}
+
+fn parse_version(text: Option<&str>) -> Result<Version, Refusal> {
+    let text = text.unwrap_or("1.0").trim_matches('"');
+    match text {
+        "1.0" => Ok(Version { major: 1, minor: 0 }),
+        "1.1" => Ok(Version { major: 1, minor: 1 }),
+        "1.2" => Ok(Version { major: 1, minor: 2 }),
+        _ => Err(Refusal::new(
+            Code::PRECONDITION_FAILED,
+            format!("LwM2M version {text} is not served; 1.0, 1.1 and 1.2 are"),
+        )),
+    }
+}
+
+fn parse_objects(request: &Request) -> Result<ObjectList, Refusal> {
+    match request.content_format.map(ContentFormat) {
+        None | Some(ContentFormat::LINK_FORMAT) => {}
+        Some(other) => {
+            return Err(Refusal::new(
+                Code::UNSUPPORTED_CONTENT_FORMAT,
+                format!("the object list comes as link-format (40), not {other}"),
+            ));
+        }
+    }
+    let links = link::parse(&request.payload).map_err(|error| {
+        Refusal::new(
+            Code::BAD_REQUEST,
+            format!("the object list is not link-format: {error}"),
+        )
+    })?;
+    Ok(ObjectList::from_links(&links))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn register(query: &[&str], payload: &str) -> Result<Register, Refusal> {
+        let mut request = Request::new(Code::POST, ["rd"]);
+        request.query = query.iter().map(ToString::to_string).collect();
+        request.payload = payload.into();
+        request.content_format = Some(40);
+        parse_register(&request)
+    }
+
+    #[test]
+    fn parameters_come_in_any_order_and_unknown_ones_are_ignored() {
+        let register = register(
+            &["imei=3525", "b=U", "lwm2m=1.1", "Q", "lt=300", "ep=dev1"],
+            "</1/0>,</3/0>",
+        )
+        .unwrap();
+        assert_eq!(register.endpoint, "dev1");
+        assert_eq!(register.version, Version { major: 1, minor: 1 });
+        assert_eq!(register.terms.lifetime(), Some(Duration::from_secs(300)));
+        assert_eq!(register.terms.queue_mode, Some(true));
+        assert_eq!(register.objects.objects.len(), 2);
+    }
+
+    #[test]
+    fn a_client_of_1_0_may_leave_out_version_lifetime_and_binding() {
+        let register = register(&["ep=old"], "</3/0>").unwrap();
+        assert_eq!(register.version, Version { major: 1, minor: 0 });
+        assert_eq!(register.terms.lifetime(), Some(Duration::from_secs(86_400)));
+        assert_eq!(register.terms.queue_mode, None);
+    }
+
+    #[test]
+    fn queue_mode_of_1_0_stands_in_the_binding() {
+        assert_eq!(
+            register(&["ep=e", "b=UQ"], "</3/0>")
+                .unwrap()
+                .terms
+                .queue_mode,
+            Some(true)
+        );
+        assert_eq!(
+            register(&["ep=e", "b=U"], "</3/0>")
+                .unwrap()
+                .terms
+                .queue_mode,
+            Some(false)
+        );
+        assert_eq!(
+            register(&["ep=e", "Q=", "b=U"], "</3/0>")
+                .unwrap()
+                .terms
+                .queue_mode,
+            Some(true)
+        );
+    }
+
+    #[test]
+    fn lifetime_zero_is_endless() {
+        assert_eq!(
+            register(&["ep=e", "lt=0"], "</3/0>")
+                .unwrap()
+                .terms
+                .lifetime(),
+            None
+        );
+    }
+
+    #[test]
+    fn an_unknown_version_gets_precondition_failed() {
+        for version in ["lwm2m=1.3", "lwm2m=2.0", "lwm2m=1.1.1"] {
+            assert_eq!(
+                register(&["ep=e", version], "</3/0>").unwrap_err().code,
+                Code::PRECONDITION_FAILED,
+                "{version}"
+            );
+        }
+        assert!(register(&["ep=e", "lwm2m=\"1.0\""], "</3/0>").is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_with_its_code() {
+        assert_eq!(
+            register(&["lt=60"], "</3/0>").unwrap_err().code,
+            Code::BAD_REQUEST
+        );
+        assert_eq!(
+            register(&["ep="], "</3/0>").unwrap_err().code,
+            Code::BAD_REQUEST
+        );
+        assert_eq!(
+            register(&["ep=e", "lt=soon"], "</3/0>").unwrap_err().code,
+            Code::BAD_REQUEST
+        );
+        assert_eq!(register(&["ep=e"], "").unwrap_err().code, Code::BAD_REQUEST);
+        assert_eq!(
+            register(&["ep=e", "pid=oma:1"], "").unwrap_err().code,
+            Code::CONFLICT
+        );
+        assert_eq!(
+            register(&["ep=e"], "</3/0>,<").unwrap_err().code,
+            Code::BAD_REQUEST
+        );
+        let long = format!("ep={}", "x".repeat(256));
+        assert_eq!(
+            register(&[&long], "</3/0>").unwrap_err().code,
+            Code::BAD_REQUEST
+        );
+    }
+}
