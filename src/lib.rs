@@ -13,6 +13,7 @@
 //! instant or the next input.
 
 pub mod coap;
+pub mod diagnostic;
 pub mod keyed;
 pub mod lwm2m;
 pub mod server;
