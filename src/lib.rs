@@ -16,5 +16,6 @@ pub mod coap;
 pub mod diagnostic;
 pub mod keyed;
 pub mod lwm2m;
+pub mod mapping;
 pub mod server;
 pub mod time;

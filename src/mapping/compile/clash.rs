@@ -1,0 +1,152 @@
+//! Two signals on one topic, as far as it can be seen without a device.
+//!
+//! The profile itself is asked for the topics of a made-up device that has the instances which the
+//! file names, so that what is checked is what will happen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Scope;
+use crate::diagnostic::At;
+use crate::lwm2m::model::Version;
+use crate::lwm2m::path::{Id, Path};
+use crate::mapping::DeviceFacts;
+use crate::mapping::profile::{Profile, Route};
+
+/// Where the parts of a profile stand in its file.
+#[derive(Default)]
+pub(super) struct Places {
+    /// One for each of the profile's signals.
+    pub(super) rules: Vec<At>,
+    pub(super) instances: BTreeMap<(Id, Option<Id>), At>,
+}
+
+impl Places {
+    /// What in the file gives `path` its topic; none where the registry does.
+    fn of(&self, profile: &Profile, path: &Path) -> Option<(&At, bool)> {
+        let rule = profile
+            .signals
+            .iter()
+            .position(|rule| rule.pattern.matches(path));
+        if let Some(at) = rule.and_then(|index| self.rules.get(index)) {
+            return Some((at, true));
+        }
+        let (object, instance) = (path.object_id()?, path.instance_id());
+        self.instances
+            .get(&(object, instance))
+            .or_else(|| self.instances.get(&(object, None)))
+            .map(|at| (at, false))
+    }
+}
+
+/// Reports signals with the same path and signals with the same topic.
+pub(super) fn find(profile: &Profile, scope: Scope<'_>, places: &Places) {
+    for (index, rule) in profile.signals.iter().enumerate() {
+        let earlier = profile
+            .signals
+            .iter()
+            .take(index)
+            .any(|other| other.pattern == rule.pattern);
+        if let Some(at) = places.rules.get(index).filter(|_| earlier) {
+            scope.reader.error(
+                "duplicate-path",
+                at,
+                format!("{} has two signals", rule.pattern),
+                "keep one of them",
+            );
+        }
+    }
+    let mut holders: BTreeMap<String, Path> = BTreeMap::new();
+    let mut reported = BTreeSet::new();
+    for path in imagined_paths(profile, scope) {
+        let Some(topic) = topic_of(profile, scope, &path) else {
+            continue;
+        };
+        let Some(holder) = holders.insert(topic.clone(), path) else {
+            continue;
+        };
+        // Within one rule the topic itself was looked at already.
+        let rule = |path: &Path| profile.rule(path).map(|rule| rule.pattern);
+        if rule(&path).is_some() && rule(&path) == rule(&holder) {
+            continue;
+        }
+        let place = [path, holder]
+            .iter()
+            .filter_map(|path| places.of(profile, path))
+            .max_by_key(|(_, is_rule)| *is_rule);
+        if let Some((at, _)) = place
+            && reported.insert(at.start())
+        {
+            scope.reader.error(
+                "topic-clash",
+                at,
+                format!("{holder} and {path} would both be published to {topic}"),
+                "give one of the signals or instances another name, or leave unnamed resources out \
+                 with `unmapped = \"drop\"` in [profile]",
+            );
+        }
+    }
+}
+
+fn topic_of(profile: &Profile, scope: Scope<'_>, path: &Path) -> Option<String> {
+    let facts = DeviceFacts {
+        endpoint: "{endpoint}",
+        lwm2m: Version::V1_2,
+        objects: &[],
+    };
+    match profile.signal("{device}", &facts, path, scope.models) {
+        Route::Signal(signal) => Some(signal.topic.to_string()),
+        Route::Raw(_) | Route::Count | Route::Drop => None,
+    }
+}
+
+/// The resources of every instance that the file names, and of two more of each object.
+fn imagined_paths(profile: &Profile, scope: Scope<'_>) -> BTreeSet<Path> {
+    let mut instances: BTreeSet<(Id, Id)> = profile.instances.exact.keys().copied().collect();
+    for &object in profile.instances.any.keys() {
+        instances.extend([(object, 0), (object, 1)]);
+    }
+    for rule in &profile.signals {
+        match (rule.pattern.object, rule.pattern.instance) {
+            (Some(object), Some(instance)) => {
+                instances.insert((object, instance));
+            }
+            (Some(object), None) => {
+                instances.insert((object, 0));
+                if scope
+                    .models
+                    .object(object, None)
+                    .is_none_or(|model| model.multiple)
+                {
+                    instances.insert((object, 1));
+                }
+            }
+            (None, _) => {}
+        }
+    }
+    let mut paths = BTreeSet::new();
+    for (object, instance) in instances {
+        let model = scope.models.object(object, None);
+        let known = model.iter().flat_map(|model| model.resources());
+        paths.extend(
+            known
+                .filter(|resource| resource.operations.read || resource.operations.write)
+                .map(|resource| Path::resource(object, instance, resource.id)),
+        );
+        for rule in &profile.signals {
+            let pattern = &rule.pattern;
+            if pattern.object == Some(object)
+                && pattern.touches(object, instance)
+                && let Some(resource) = pattern.resource
+            {
+                let path = Path::resource(object, instance, resource);
+                if let Some(index) = pattern.index {
+                    paths.remove(&path);
+                    paths.extend(path.child(index.unwrap_or(0)));
+                } else {
+                    paths.insert(path);
+                }
+            }
+        }
+    }
+    paths
+}

@@ -1,0 +1,249 @@
+//! `[[signal]]` and `[defaults]`.
+
+use super::attributes::{self, OBSERVE_KEYS};
+use super::subject::Subject;
+use super::value::{self, VALUE_KEYS};
+use super::{Scope, Selector, check_name, topic};
+use crate::diagnostic::{Item, Table};
+use crate::lwm2m::attributes::NotificationAttributes;
+use crate::mapping::pattern::{PathPattern, PatternError};
+use crate::mapping::profile::{Format, Kind, SignalRule, Unit};
+use crate::mapping::template::Template;
+
+/// What a signal has unless it says otherwise.
+#[derive(Clone)]
+pub(super) struct Defaults<'a> {
+    qos: u8,
+    retain: Option<bool>,
+    format: Format,
+    topic: Option<(Item<'a>, Template)>,
+    observe: NotificationAttributes,
+}
+
+impl Default for Defaults<'_> {
+    fn default() -> Self {
+        Self {
+            qos: 1,
+            retain: None,
+            format: Format::Json,
+            topic: None,
+            observe: NotificationAttributes::default(),
+        }
+    }
+}
+
+/// Keys of a signal that this version knows and does not build.
+const NOT_BUILT: [&str; 9] = [
+    "write",
+    "stale_after",
+    "history",
+    "deadband",
+    "telemetry",
+    "expire",
+    "on_offline",
+    "ha",
+    "set_topic",
+];
+
+const FORMATS: [(&str, Option<Format>); 4] = [
+    ("json", Some(Format::Json)),
+    ("value", Some(Format::Value)),
+    ("senml-json", None),
+    ("cbor", None),
+];
+
+impl<'a> Defaults<'a> {
+    pub(super) fn read(mut table: Table<'a>, scope: Scope<'a>) -> Self {
+        let mut defaults = Self::default();
+        read_qos(&mut table, &mut defaults.qos);
+        read_format(&mut table, &mut defaults.format);
+        defaults.retain = table.take("retain").and_then(|item| item.boolean());
+        defaults.topic = table
+            .take("topic")
+            .and_then(|item| Some((item, topic::read(&item, scope)?)));
+        if let Some(item) = table.take("observe") {
+            defaults.observe = attributes::read(&item, &NotificationAttributes::default());
+            attributes::check(&item, &defaults.observe, &Subject::default());
+            if defaults.observe.validate().is_err() {
+                // Said once is enough: no signal inherits it.
+                defaults.observe = NotificationAttributes::default();
+            }
+        }
+        table.not_built(&NOT_BUILT);
+        table.finish();
+        defaults
+    }
+}
+
+fn read_qos(table: &mut Table<'_>, qos: &mut u8) {
+    if let Some(item) = table.take("qos")
+        && let Some(number) = item.integer(0..=1)
+    {
+        *qos = u8::from(number == 1);
+    }
+}
+
+fn read_format(table: &mut Table<'_>, format: &mut Format) {
+    if let Some(item) = table.take("format") {
+        match item.one_of(&FORMATS) {
+            Some(Some(built)) => *format = built,
+            Some(None) => item.not_built(),
+            None => {}
+        }
+    }
+}
+
+/// Reads one `[[signal]]`; nothing when it has no sound path.
+pub(super) fn read(
+    mut table: Table<'_>,
+    scope: Scope<'_>,
+    selector: &Selector,
+    defaults: &Defaults<'_>,
+    area: Option<&str>,
+) -> Option<SignalRule> {
+    let path = table.require("path", "say which resource: `path = \"/3303/*/5700\"`");
+    let pattern = path.and_then(|item| read_pattern(&item));
+    let subject = match (&path, &pattern) {
+        (Some(item), Some(pattern)) => Subject::find(item, pattern, scope, selector),
+        _ => Subject::default(),
+    };
+    let name = read_name(&mut table, pattern.as_ref());
+    let kind = read_kind(&mut table, &subject);
+    let observed = read_source(&mut table);
+    let mut attributes = subject.applicable(&defaults.observe);
+    if let Some(item) = table.take("observe") {
+        attributes = attributes::read(&item, &attributes);
+        attributes::check(&item, &attributes, &subject);
+    }
+    let (transform, unit) = match table.take("value") {
+        Some(item) => value::read(&item, &subject),
+        None => (None, Unit::Model),
+    };
+    let own_topic = table
+        .take("topic")
+        .map(|item| topic::read(&item, scope).map(|template| (item, template)));
+    let topic = own_topic.unwrap_or_else(|| defaults.topic.clone());
+    if let (Some((item, template)), Some(pattern)) = (&topic, &pattern) {
+        topic::needs_area(item, template, area);
+        topic::distinguishes(item, template, pattern, subject.several, selector);
+    }
+    let mut qos = defaults.qos;
+    read_qos(&mut table, &mut qos);
+    let mut format = defaults.format;
+    read_format(&mut table, &mut format);
+    let retain = read_retain(&mut table, kind).or(defaults.retain);
+    table.not_built(&NOT_BUILT);
+    table.belongs_elsewhere(&OBSERVE_KEYS, "write it inside `observe = { … }`");
+    table.belongs_elsewhere(&VALUE_KEYS, "write it inside `value = { … }`");
+    table.finish();
+    Some(SignalRule {
+        pattern: pattern?,
+        name,
+        kind,
+        observed,
+        attributes,
+        transform,
+        unit,
+        topic: topic.map(|(_, template)| template),
+        format,
+        retain,
+        qos,
+    })
+}
+
+fn read_pattern(item: &Item<'_>) -> Option<PathPattern> {
+    let error = match item.text("/3303/*/5700")?.parse() {
+        Ok(pattern) => return Some(pattern),
+        Err(error) => error,
+    };
+    let (code, hint) = match error {
+        PatternError::Version => (
+            "version-in-path",
+            "remove it, and bound the version under [match]: `objects = [\"3303 >=1.1\"]`",
+        ),
+        PatternError::Depth => (
+            "bad-path",
+            "write object, instance and resource: \"/3303/0/5700\", or \"/3303/*/5700\" for every instance",
+        ),
+        PatternError::Relative | PatternError::Number => {
+            ("bad-path", "write it like \"/3303/*/5700\"")
+        }
+    };
+    item.error(code, error.to_string(), hint);
+    None
+}
+
+fn read_name(table: &mut Table<'_>, pattern: Option<&PathPattern>) -> Option<String> {
+    let item = table.take("name")?;
+    let name = item.text("temperature")?;
+    if pattern.is_some_and(|pattern| pattern.object.is_none() || pattern.resource.is_none()) {
+        item.error(
+            "shared-name",
+            "the path stands for several resources, which would have one name",
+            "remove `name`: they are named after the registry",
+        );
+        return None;
+    }
+    check_name(&item, name).then(|| name.to_owned())
+}
+
+fn read_kind(table: &mut Table<'_>, subject: &Subject<'_>) -> Option<Kind> {
+    let item = table.take("kind")?;
+    let kind = item.one_of(&[
+        ("state", Kind::State),
+        ("setting", Kind::Setting),
+        ("event", Kind::Event),
+        ("telemetry", Kind::Telemetry),
+    ])?;
+    if let Some(resource) = subject.resource {
+        let operations = resource.operations;
+        if kind == Kind::Setting && !operations.write {
+            item.error(
+                "not-writable",
+                format!("{} cannot be written, so it is no setting", resource.name),
+                "write `kind = \"state\"`, or leave `kind` out",
+            );
+        } else if kind != Kind::Setting && !operations.read && operations.write {
+            item.error(
+                "not-readable",
+                format!("{} can only be written", resource.name),
+                "write `kind = \"setting\"`, or leave `kind` out",
+            );
+        }
+    }
+    Some(kind)
+}
+
+/// Whether the signal is to be observed.
+fn read_source(table: &mut Table<'_>) -> bool {
+    let Some(item) = table.take("source") else {
+        return true;
+    };
+    match item.one_of(&[
+        ("any", "any"),
+        ("observe", "observe"),
+        ("send", "send"),
+        ("poll", "poll"),
+        ("register", "register"),
+    ]) {
+        Some("send") => false,
+        Some("poll" | "register") => {
+            item.not_built();
+            true
+        }
+        _ => true,
+    }
+}
+
+fn read_retain(table: &mut Table<'_>, kind: Option<Kind>) -> Option<bool> {
+    let item = table.take("retain")?;
+    let retain = item.boolean()?;
+    if let Some(kind) = kind.filter(|kind| retain && !kind.is_retained()) {
+        item.error(
+            "retained-event",
+            format!("a signal of kind `{}` is never retained", kind.name()),
+            "remove `retain`, or make it `kind = \"state\"`",
+        );
+    }
+    Some(retain)
+}

@@ -1,0 +1,543 @@
+//! A compiled profile: names and topics of one kind of device.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::DeviceFacts;
+use super::name::{clean, clean_name, short_hash};
+use super::pattern::PathPattern;
+use super::template::{Field, Template, endpoint_tail, push_number};
+use super::transform::Transform;
+use crate::lwm2m::attributes::NotificationAttributes;
+use crate::lwm2m::model::{DeviceTypes, Models, Operations, ResourceModel, ResourceTypes};
+use crate::lwm2m::path::{Id, Path};
+use crate::lwm2m::value::DataType;
+
+/// What a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A value that stands until the next one; retained.
+    State,
+    /// A state that may be written.
+    Setting,
+    /// Something that happened; never retained.
+    Event,
+    /// A stream of samples; never retained.
+    Telemetry,
+}
+
+impl Kind {
+    /// As mapping files and birth messages spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Setting => "setting",
+            Self::Event => "event",
+            Self::Telemetry => "telemetry",
+        }
+    }
+
+    /// Whether the last value stands retained.
+    pub const fn is_retained(self) -> bool {
+        matches!(self, Self::State | Self::Setting)
+    }
+
+    /// The topic level between the device and the instance.
+    const fn topic_level(self) -> &'static str {
+        match self {
+            Self::State | Self::Setting => "v",
+            Self::Event => "e",
+            Self::Telemetry => "t",
+        }
+    }
+}
+
+/// How a value is written into a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// An object with value, unit, time and quality.
+    Json,
+    /// The bare value as text.
+    Value,
+}
+
+/// What happens to resources that no signal of the profile names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmapped {
+    /// Named after the registry, as without a mapping.
+    Default,
+    /// Published under `raw/` by their numbers.
+    Raw,
+    /// Counted.
+    Count,
+    /// Left out.
+    Drop,
+}
+
+/// Where a resource's values go.
+#[derive(Clone, Debug)]
+pub enum Route {
+    /// Published as this signal.
+    Signal(Signal),
+    /// Published on a `raw/` topic: named by no signal, and the profile asks for such.
+    Raw(Signal),
+    /// Counted as unmapped.
+    Count,
+    /// Counted as dropped.
+    Drop,
+}
+
+/// One resource of one device, and how it is published.
+#[derive(Clone, Debug)]
+pub struct Signal {
+    /// The resource or resource instance.
+    pub path: Path,
+    /// The name of its object instance, one topic level.
+    pub instance: String,
+    /// Its name within the instance, one topic level.
+    pub name: String,
+    /// Where its values are published.
+    pub topic: Arc<str>,
+    /// What it is for.
+    pub kind: Kind,
+    /// How its value is written.
+    pub format: Format,
+    /// Whether the broker keeps the last value.
+    pub retain: bool,
+    /// 0 or 1.
+    pub qos: u8,
+    /// The unit of the published value.
+    pub unit: Option<Arc<str>>,
+    /// The type of the resource on the device, if it is known.
+    pub data_type: Option<DataType>,
+    /// What the object's definition allows; read and write where none is known.
+    pub access: Operations,
+    /// What lies between the device's value and the published one.
+    pub transform: Option<Arc<Transform>>,
+}
+
+/// A `[[signal]]` of a mapping file, checked.
+#[derive(Clone, Debug)]
+pub(super) struct SignalRule {
+    pub(super) pattern: PathPattern,
+    /// After the registry if absent.
+    pub(super) name: Option<String>,
+    /// After the resource's operations if absent.
+    pub(super) kind: Option<Kind>,
+    /// Whether it is to be observed.
+    pub(super) observed: bool,
+    pub(super) attributes: NotificationAttributes,
+    pub(super) transform: Option<Arc<Transform>>,
+    pub(super) unit: Unit,
+    pub(super) topic: Option<Template>,
+    pub(super) format: Format,
+    pub(super) retain: Option<bool>,
+    pub(super) qos: u8,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Unit {
+    /// That of the object's definition.
+    Model,
+    /// None: the value is scaled into something that the definition does not know.
+    None,
+    Named(Arc<str>),
+}
+
+/// Names of object instances.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InstanceNames {
+    pub(super) exact: BTreeMap<(Id, Id), String>,
+    /// What stands before and behind `{iid}`.
+    pub(super) any: BTreeMap<Id, (String, String)>,
+}
+
+impl InstanceNames {
+    fn name(&self, object: Id, instance: Id) -> Option<String> {
+        self.exact.get(&(object, instance)).cloned().or_else(|| {
+            let (before, behind) = self.any.get(&object)?;
+            Some(format!("{before}{instance}{behind}"))
+        })
+    }
+
+    /// The instances of this name.
+    fn named(&self, name: &str) -> Vec<(Id, Id)> {
+        let exact = self
+            .exact
+            .iter()
+            .filter(|(_, exact)| *exact == name)
+            .map(|(ids, _)| *ids);
+        let any = self.any.iter().filter_map(|(&object, (before, behind))| {
+            let number = name.strip_prefix(before.as_str())?;
+            let number = number.strip_suffix(behind.as_str())?;
+            let instance = super::pattern::parse_id(number)?;
+            (!self.exact.contains_key(&(object, instance))).then_some((object, instance))
+        });
+        exact.chain(any).collect()
+    }
+}
+
+/// How the devices of one kind are named, observed and published.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub(super) id: Option<String>,
+    pub(super) title: Option<String>,
+    pub(super) priority: i64,
+    pub(super) hash: String,
+    pub(super) base: Arc<str>,
+    pub(super) unmapped: Unmapped,
+    pub(super) device_name: Option<Template>,
+    pub(super) area: Option<String>,
+    pub(super) instances: InstanceNames,
+    /// The most specific first.
+    pub(super) signals: Vec<SignalRule>,
+    pub(super) commands: BTreeMap<String, Path>,
+}
+
+impl Profile {
+    /// The profile of a device that no mapping is for.
+    pub(super) fn unmapped(base: &str) -> Self {
+        Self {
+            id: None,
+            title: None,
+            priority: 0,
+            hash: short_hash(b"lwm2mqtt names of the registry"),
+            base: base.into(),
+            unmapped: Unmapped::Default,
+            device_name: None,
+            area: None,
+            instances: InstanceNames::default(),
+            signals: Vec::new(),
+            commands: BTreeMap::new(),
+        }
+    }
+
+    /// The id in the mapping file; none without a mapping.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The title in the mapping file.
+    pub fn title(&self) -> Option<&str> {
+        self.title.as_deref()
+    }
+
+    /// Of several profiles for a device the one with the highest counts.
+    pub fn priority(&self) -> i64 {
+        self.priority
+    }
+
+    /// Six hex digits that change with the mapping file.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The topic name of a device: one level, at most [`MAX_NAME`](super::MAX_NAME) bytes.
+    ///
+    /// It may be the name of another device; the one who comes later is then called
+    /// [`suffixed`](super::suffixed).
+    pub fn device_name(&self, facts: &DeviceFacts<'_>) -> String {
+        let Some(template) = &self.device_name else {
+            return clean_name(facts.endpoint);
+        };
+        let name = template.render(|field, text| match field {
+            Field::Base => text.push_str(&self.base),
+            _ => self.push_device_field(field, facts.endpoint, text),
+        });
+        clean(&name, facts.endpoint)
+    }
+
+    /// The name of an object instance on topics.
+    pub fn instance_name(&self, object: Id, instance: Id, models: &Models) -> String {
+        self.instances
+            .name(object, instance)
+            .unwrap_or_else(|| models.instance_name(object, instance))
+    }
+
+    /// Where the values of `path` go; the device is called `device`.
+    ///
+    /// A path that is neither a resource nor a resource instance is counted.
+    pub fn signal(
+        &self,
+        device: &str,
+        facts: &DeviceFacts<'_>,
+        path: &Path,
+        models: &Models,
+    ) -> Route {
+        let &[object, instance, resource, ref index @ ..] = path.ids() else {
+            return Route::Count;
+        };
+        let index = index.first().copied();
+        let named = Named {
+            path: *path,
+            instance: self.instance_name(object, instance, models),
+            name: models.signal_name(object, resource, index),
+        };
+        let rule = self.rule(path);
+        match (rule, self.unmapped) {
+            (Some(rule), _) => Route::Signal(self.ruled(rule, named, device, facts, models)),
+            (None, Unmapped::Default) => {
+                let (access, kind) = self.access(facts, path, models);
+                let topic = format!(
+                    "{}/d/{device}/v/{}/{}",
+                    self.base, named.instance, named.name
+                );
+                Route::Signal(Signal {
+                    topic: topic.into(),
+                    kind,
+                    format: Format::Json,
+                    retain: true,
+                    qos: 1,
+                    unit: resource_model(facts, path, models)
+                        .and_then(|model| model.units)
+                        .map(Arc::from),
+                    data_type: data_type(facts, path, models),
+                    access,
+                    transform: None,
+                    path: named.path,
+                    instance: named.instance,
+                    name: named.name,
+                })
+            }
+            (None, Unmapped::Raw) => Route::Raw(Signal {
+                topic: format!("{}/d/{device}/raw{path}", self.base).into(),
+                kind: Kind::Telemetry,
+                format: Format::Json,
+                retain: false,
+                qos: 0,
+                unit: None,
+                data_type: data_type(facts, path, models),
+                access: self.access(facts, path, models).0,
+                transform: None,
+                path: named.path,
+                instance: named.instance,
+                name: named.name,
+            }),
+            (None, Unmapped::Count) => Route::Count,
+            (None, Unmapped::Drop) => Route::Drop,
+        }
+    }
+
+    fn ruled(
+        &self,
+        rule: &SignalRule,
+        mut named: Named,
+        device: &str,
+        facts: &DeviceFacts<'_>,
+        models: &Models,
+    ) -> Signal {
+        let path = named.path;
+        // A signal of a whole resource is also that of its instances, which need names of their own.
+        let appended = match rule.pattern.index {
+            Some(Some(_)) => None,
+            _ => path.resource_instance_id(),
+        };
+        if let Some(name) = &rule.name {
+            named.name = match appended {
+                Some(index) => format!("{name}-{index}"),
+                None => name.clone(),
+            };
+        }
+        let (access, by_access) = self.access(facts, &path, models);
+        let kind = rule.kind.unwrap_or(by_access);
+        let topic = match &rule.topic {
+            Some(template) => {
+                let mut topic = template.render(|field, text| match field {
+                    Field::Name => text.push_str(&named.name),
+                    Field::Inst => text.push_str(&named.instance),
+                    Field::Device => text.push_str(device),
+                    _ => self.push_path_field(field, &path, facts.endpoint, text),
+                });
+                if let Some(index) = appended
+                    && !template.has(Field::Riid)
+                    && !template.has(Field::Name)
+                {
+                    topic.push('/');
+                    push_number(&mut topic, index);
+                }
+                topic
+            }
+            None => format!(
+                "{}/d/{device}/{}/{}/{}",
+                self.base,
+                kind.topic_level(),
+                named.instance,
+                named.name
+            ),
+        };
+        let unit = match &rule.unit {
+            Unit::Named(unit) => Some(Arc::clone(unit)),
+            Unit::None => None,
+            Unit::Model => resource_model(facts, &path, models)
+                .and_then(|model| model.units)
+                .map(Arc::from),
+        };
+        Signal {
+            path,
+            topic: topic.into(),
+            kind,
+            format: rule.format,
+            retain: rule.retain.unwrap_or(true) && kind.is_retained(),
+            qos: rule.qos,
+            unit,
+            data_type: data_type(facts, &path, models),
+            access,
+            transform: rule.transform.clone(),
+            instance: named.instance,
+            name: named.name,
+        }
+    }
+
+    /// The path that topics call `{instance}/{name}`, the reverse of [`Profile::signal`].
+    ///
+    /// Of an object that the device registered, or else of any that has the name.
+    pub fn path_of(
+        &self,
+        facts: &DeviceFacts<'_>,
+        instance: &str,
+        name: &str,
+        models: &Models,
+    ) -> Option<Path> {
+        let mut instances = self.instances.named(instance);
+        instances.extend(
+            models
+                .instance_by_name(instance)
+                .filter(|&(object, id)| self.instances.name(object, id).is_none()),
+        );
+        // A name may stand for instances of several objects; the registered ones come first.
+        instances.sort_by_key(|(object, _)| facts.object(*object).is_none());
+        instances
+            .into_iter()
+            .find_map(|(object, instance)| self.path_within(object, instance, name, models))
+    }
+
+    fn path_within(&self, object: Id, instance: Id, name: &str, models: &Models) -> Option<Path> {
+        let by_rule = self
+            .signals
+            .iter()
+            .filter(|rule| rule.pattern.touches(object, instance))
+            .find_map(|rule| {
+                let wanted = rule.name.as_deref()?;
+                let resource = Path::resource(object, instance, rule.pattern.resource?);
+                let path = match (rule.pattern.index, name.strip_prefix(wanted)?) {
+                    (None, "") => resource,
+                    (Some(Some(index)), "") => resource.child(index)?,
+                    (None | Some(None), rest) => {
+                        resource.child(super::pattern::parse_id(rest.strip_prefix('-')?)?)?
+                    }
+                    _ => return None,
+                };
+                let winner = self.rule(&path)?;
+                std::ptr::eq(winner, rule).then_some(path)
+            });
+        by_rule.or_else(|| {
+            let (resource, index) = models.signal_by_name(object, name)?;
+            let path = Path::from_ids(&[object, instance, resource])?;
+            let path = match index {
+                Some(index) => path.child(index)?,
+                None => path,
+            };
+            let keeps_its_name = match self.rule(&path) {
+                Some(rule) => rule.name.is_none(),
+                None => self.unmapped == Unmapped::Default,
+            };
+            keeps_its_name.then_some(path)
+        })
+    }
+
+    /// The path that a `[[command]]` executes.
+    pub fn command(&self, name: &str) -> Option<Path> {
+        self.commands.get(name).copied()
+    }
+
+    /// Every `[[command]]` with what it executes, in the order of their names.
+    pub fn commands(&self) -> impl Iterator<Item = (&str, Path)> {
+        self.commands
+            .iter()
+            .map(|(name, path)| (name.as_str(), *path))
+    }
+
+    /// The rule that counts for a path.
+    pub(super) fn rule(&self, path: &Path) -> Option<&SignalRule> {
+        self.signals.iter().find(|rule| rule.pattern.matches(path))
+    }
+
+    /// What may be done with a resource, and what kind of signal it is by that.
+    fn access(&self, facts: &DeviceFacts<'_>, path: &Path, models: &Models) -> (Operations, Kind) {
+        match resource_model(facts, path, models) {
+            Some(model) if model.operations.write => (model.operations, Kind::Setting),
+            Some(model) => (model.operations, Kind::State),
+            None => {
+                let unknown = Operations {
+                    read: true,
+                    write: true,
+                    execute: false,
+                };
+                (unknown, Kind::State)
+            }
+        }
+    }
+
+    fn push_device_field(&self, field: Field, endpoint: &str, text: &mut String) {
+        match field {
+            Field::Endpoint => text.push_str(&clean_name(endpoint)),
+            Field::EndpointTail => text.push_str(&clean(endpoint_tail(endpoint), endpoint)),
+            Field::DeviceArea => text.push_str(self.area.as_deref().unwrap_or_default()),
+            _ => {}
+        }
+    }
+
+    fn push_path_field(&self, field: Field, path: &Path, endpoint: &str, text: &mut String) {
+        let id = match field {
+            Field::Base => return text.push_str(&self.base),
+            Field::Oid => path.object_id(),
+            Field::Iid => path.instance_id(),
+            Field::Rid => path.resource_id(),
+            Field::Riid => path.resource_instance_id(),
+            _ => return self.push_device_field(field, endpoint, text),
+        };
+        if let Some(id) = id {
+            push_number(text, id);
+        }
+    }
+}
+
+struct Named {
+    path: Path,
+    instance: String,
+    name: String,
+}
+
+fn data_type(facts: &DeviceFacts<'_>, path: &Path, models: &Models) -> Option<DataType> {
+    let types = DeviceTypes::new(models, facts.lwm2m, facts.objects);
+    types
+        .resource_type(path.object_id()?, path.resource_id()?)?
+        .data_type
+}
+
+/// The definition of a resource: in the registered version of its object, else in the newest that
+/// has it.
+fn resource_model<'a>(
+    facts: &DeviceFacts<'_>,
+    path: &Path,
+    models: &'a Models,
+) -> Option<ResourceModel<'a>> {
+    let (object, resource) = (path.object_id()?, path.resource_id()?);
+    let version = DeviceTypes::new(models, facts.lwm2m, facts.objects).version(object);
+    models
+        .object(object, version)?
+        .resource(resource)
+        .or_else(|| newest_resource(models, object, resource))
+}
+
+/// A resource as the newest version of its object that has it defines it.
+pub(super) fn newest_resource(
+    models: &Models,
+    object: Id,
+    resource: Id,
+) -> Option<ResourceModel<'_>> {
+    models
+        .versions(object)
+        .filter_map(|version| version.resource(resource))
+        .last()
+}
