@@ -14,6 +14,7 @@
 
 pub mod coap;
 pub mod diagnostic;
+pub mod gateway;
 pub mod keyed;
 pub mod lwm2m;
 pub mod mapping;

@@ -1,0 +1,155 @@
+//! The birth message of a device (MQTT contract §4): enough to build a user interface from.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::gateway::Gateway;
+use crate::gateway::device::{About, Problem};
+use crate::gateway::publish::Publish;
+use crate::lwm2m::{DataType, RegisteredObject, Version};
+use crate::mapping::Route;
+use crate::server::DeviceId;
+use crate::time::Now;
+
+/// How long a birth waits for more news, so that a device that comes with twenty signals is born
+/// twice and not twenty times.
+const BIRTH_DELAY: Duration = Duration::from_secs(1);
+
+#[derive(Serialize)]
+struct Birth<'a> {
+    name: &'a str,
+    endpoint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registration: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lwm2m: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile_hash: Option<&'a str>,
+    info: &'a About,
+    objects: BTreeMap<u16, String>,
+    signals: BTreeMap<String, SignalBirth<'a>>,
+    #[serde(skip_serializing_if = "<[Problem]>::is_empty")]
+    problems: &'a [Problem],
+}
+
+#[derive(Serialize)]
+struct SignalBirth<'a> {
+    path: String,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    data_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
+    access: &'static str,
+    kind: &'static str,
+    topic: &'a str,
+}
+
+impl Gateway {
+    /// The birth message of a device as it is now. Its signals are those that have shown a value.
+    pub(super) fn birth_of(&self, id: DeviceId) -> Option<Publish> {
+        let device = self.device(id)?;
+        let registration = self.server.registration(id);
+        let objects = registration.map_or_else(BTreeMap::new, |registration| {
+            let version = |object: &RegisteredObject| {
+                object
+                    .version
+                    .unwrap_or_else(|| Version::implied(object.id, registration.version))
+                    .to_string()
+            };
+            let objects = registration.objects.objects.iter();
+            objects.map(|object| (object.id, version(object))).collect()
+        });
+        let signals = device.signals.iter().filter_map(|tracked| {
+            let Route::Signal(signal) = &tracked.route else {
+                return None;
+            };
+            let birth = SignalBirth {
+                path: signal.path.to_string(),
+                data_type: signal.data_type.map(type_name),
+                unit: signal.unit.as_deref(),
+                access: match (signal.access.read, signal.access.write) {
+                    (true, true) => "rw",
+                    (false, true) => "w",
+                    _ => "r",
+                },
+                kind: signal.kind.name(),
+                topic: &signal.topic,
+            };
+            Some((format!("{}/{}", signal.instance, signal.name), birth))
+        });
+        let birth = Birth {
+            name: &device.name,
+            endpoint: self.server.endpoint_name(id)?,
+            registration: registration.map(|registration| &*registration.location),
+            lwm2m: registration.map(|registration| registration.version.to_string()),
+            profile: device.profile.id(),
+            profile_hash: device.profile.id().map(|_| device.profile.hash()),
+            info: &device.about,
+            objects,
+            signals: signals.collect(),
+            problems: &device.problems,
+        };
+        Some(Publish::state(
+            self.topics.birth(&device.name),
+            serde_json::to_vec(&birth).ok()?,
+        ))
+    }
+
+    pub(super) fn birth_later(&mut self, now: Now, id: DeviceId) {
+        let Some(device) = self.device_mut(id) else {
+            return;
+        };
+        if device.birth_due.is_none() {
+            let due = now.instant + BIRTH_DELAY;
+            device.birth_due = Some(due);
+            self.births.insert((due, id));
+        }
+    }
+
+    pub(super) fn publish_due_births(&mut self, now: Now) {
+        while let Some((due, id)) = self
+            .births
+            .first()
+            .copied()
+            .filter(|(due, _)| *due <= now.instant)
+        {
+            self.births.remove(&(due, id));
+            if let Some(device) = self.device_mut(id) {
+                device.birth_due = None;
+            }
+            self.publish_birth(id);
+        }
+    }
+
+    /// Publishes a birth message, unless the one that stands says the same.
+    pub(super) fn publish_birth(&mut self, id: DeviceId) {
+        let Some(publish) = self.birth_of(id) else {
+            return;
+        };
+        let Some(device) = self.device_mut(id) else {
+            return;
+        };
+        if device.birth.as_ref() != Some(&publish.payload) {
+            device.birth = Some(publish.payload.clone());
+            self.publish(publish);
+        }
+    }
+}
+
+const fn type_name(data_type: DataType) -> &'static str {
+    match data_type {
+        DataType::String => "string",
+        DataType::Integer => "integer",
+        DataType::UnsignedInteger => "unsigned",
+        DataType::Float => "float",
+        DataType::Boolean => "boolean",
+        DataType::Opaque => "opaque",
+        DataType::Time => "time",
+        DataType::ObjectLink => "objlnk",
+        DataType::CoreLink => "corelnk",
+    }
+}

@@ -1,0 +1,391 @@
+//! The gateway's own messages, and what a broker that comes and goes needs (MQTT contract §3, §6).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::gateway::device::State;
+use crate::gateway::json::Quality;
+use crate::gateway::outbox::{Session, Ticket};
+use crate::gateway::publish::{Class, Publish, Qos};
+use crate::gateway::{Event, Gateway};
+use crate::mapping::Route;
+use crate::server::DeviceId;
+use crate::time::{Instant, Now};
+
+/// How often `bridge/health` is published.
+pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long after the subscription the retained sentinel may take to arrive.
+const SENTINEL_WAIT: Duration = Duration::from_secs(1);
+
+/// Messages published again at a time when the broker lost them, and how often: 500 a second, so
+/// that live values get through.
+const REFILL_BATCH: usize = 50;
+const REFILL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the gateway knows of the broker.
+#[derive(Debug)]
+pub(super) struct Broker {
+    boot: String,
+    link: Link,
+    /// Whether anything was ever delivered, so that it could have been lost.
+    met: bool,
+    /// The sentinel that was published last, the ticket it went with, and the one that the broker
+    /// is known to have.
+    sentinel: u64,
+    sentinel_ticket: Option<Ticket>,
+    sentinel_kept: u64,
+    /// [`crate::gateway::Counters::values`] when the sentinel was raised last.
+    values_at_sentinel: u64,
+    refill: Option<Refill>,
+}
+
+/// The state of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// There is none.
+    Away,
+    /// It stands, and nothing is published before it is known what the broker kept.
+    Asking { until: Option<Instant> },
+    /// Messages flow.
+    Live,
+}
+
+/// How far the retained messages have been published again, and when it goes on.
+#[derive(Clone, Copy, Debug)]
+struct Refill {
+    pass: Pass,
+    device: usize,
+    signal: usize,
+    due: Instant,
+}
+
+/// Who is there comes before what they measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Availability,
+    Birth,
+    Values,
+}
+
+/// The content of `bridge/sentinel`.
+#[derive(Serialize, Deserialize)]
+struct Sentinel {
+    boot: String,
+    n: u64,
+}
+
+impl Broker {
+    /// No connection yet. `boot` tells this run of the gateway from others.
+    pub(super) const fn new(boot: String) -> Self {
+        Self {
+            boot,
+            link: Link::Away,
+            met: false,
+            sentinel: 0,
+            sentinel_ticket: None,
+            sentinel_kept: 0,
+            values_at_sentinel: 0,
+            refill: None,
+        }
+    }
+
+    /// A few characters of the boot id.
+    pub(super) fn boot_tag(&self) -> &str {
+        self.boot.get(..6).unwrap_or(&self.boot)
+    }
+
+    /// Whether messages may go out now.
+    pub(super) fn may_publish(&self) -> bool {
+        self.link == Link::Live
+    }
+}
+
+impl Gateway {
+    /// The topics to subscribe to: each request once, and the sentinel with its retained message.
+    pub fn subscriptions(&self) -> (Vec<String>, String) {
+        (
+            self.topics.request_filters(),
+            self.topics.bridge("sentinel").to_string(),
+        )
+    }
+
+    /// What the broker publishes when it loses the gateway (MQTT 5 §3.1.2.5).
+    pub fn will(&self) -> Publish {
+        self.bridge_state("offline")
+    }
+
+    fn bridge_state(&self, state: &str) -> Publish {
+        Publish::state(
+            self.topics.bridge("state"),
+            json!({ "state": state }).to_string().into_bytes(),
+        )
+    }
+
+    fn bridge_info(&self) -> Publish {
+        let info = json!({
+            "gateway": self.settings.id,
+            "version": env!("CARGO_PKG_VERSION"),
+            "boot": self.broker.boot,
+            "listeners": self.settings.listeners,
+        });
+        Publish::state(self.topics.bridge("info"), info.to_string().into_bytes())
+    }
+
+    /// Says on MQTT that the gateway is there.
+    pub(super) fn announce(&mut self) {
+        self.publish(self.bridge_info());
+        self.publish_first(self.bridge_state("online"));
+    }
+
+    pub(super) fn on_connected(&mut self, now: Now, session: Session) {
+        self.outbox.connected(session);
+        // The will has been published, or is about to be: whatever waits, this comes first.
+        if !self.stopping {
+            self.publish_first(self.bridge_state("online"));
+        }
+        if self.broker.met {
+            self.broker.link = Link::Asking { until: None };
+        } else {
+            self.broker.met = true;
+            self.go_live(now, true);
+        }
+    }
+
+    pub(super) fn on_subscribed(&mut self, now: Now) {
+        if self.broker.link == (Link::Asking { until: None }) {
+            self.broker.link = Link::Asking {
+                until: Some(now.instant + SENTINEL_WAIT),
+            };
+        }
+    }
+
+    /// The broker's copy of the sentinel. Only what arrives while we wait for it counts; later
+    /// ones are our own.
+    pub(super) fn on_sentinel(&mut self, now: Now, payload: &[u8]) {
+        if !matches!(self.broker.link, Link::Asking { .. }) {
+            return;
+        }
+        let kept = serde_json::from_slice::<Sentinel>(payload).is_ok_and(|sentinel| {
+            sentinel.boot == self.broker.boot && sentinel.n >= self.broker.sentinel_kept
+        });
+        self.go_live(now, kept);
+    }
+
+    /// Lets messages flow, and publishes the retained ones again if the broker has lost them.
+    fn go_live(&mut self, now: Now, kept: bool) {
+        self.broker.link = Link::Live;
+        self.say(Event::BrokerConnected { kept });
+        if !kept {
+            self.publish(self.bridge_info());
+            self.broker.refill = Some(Refill {
+                pass: Pass::Availability,
+                device: 0,
+                signal: 0,
+                due: now.instant,
+            });
+        }
+        self.raise_sentinel();
+    }
+
+    pub(super) fn on_disconnected(&mut self, reason: String) {
+        self.outbox.disconnected();
+        // An attempt that failed is said once, not at each retry.
+        if self.broker.link != Link::Away {
+            self.say(Event::BrokerDisconnected { detail: reason });
+        }
+        self.broker.link = Link::Away;
+        self.broker.refill = None;
+    }
+
+    pub(super) fn on_delivered(&mut self, ticket: Ticket) {
+        self.outbox.delivered(ticket);
+        if self.broker.sentinel_ticket == Some(ticket) {
+            self.broker.sentinel_ticket = None;
+            self.broker.sentinel_kept = self.broker.sentinel;
+        }
+    }
+
+    pub(super) fn on_refused(&mut self, ticket: Ticket, code: u8) {
+        self.outbox.refused(ticket, code);
+    }
+
+    /// Says which messages the outbox will never deliver.
+    pub(super) fn report_refusals(&mut self) {
+        while let Some(refusal) = self.outbox.refusal() {
+            self.say(Event::PublishRefused {
+                topic: refusal.topic.to_string(),
+                detail: refusal.reason.to_string(),
+            });
+        }
+    }
+
+    pub(super) fn on_stop(&mut self) {
+        self.stopping = true;
+        self.publish(self.bridge_state("offline"));
+    }
+
+    fn raise_sentinel(&mut self) {
+        self.broker.sentinel += 1;
+        self.broker.values_at_sentinel = self.counters.values;
+        let sentinel = Sentinel {
+            boot: self.broker.boot.clone(),
+            n: self.broker.sentinel,
+        };
+        let payload = serde_json::to_vec(&sentinel).unwrap_or_default();
+        self.broker.sentinel_ticket = self
+            .outbox
+            .push(Publish::state(self.topics.bridge("sentinel"), payload))
+            .ok();
+    }
+
+    /// What is due by the clock.
+    pub(super) fn tend_broker(&mut self, now: Now) {
+        if let Link::Asking { until: Some(until) } = self.broker.link
+            && until <= now.instant
+        {
+            self.go_live(now, false);
+        }
+        if self
+            .broker
+            .refill
+            .is_some_and(|refill| refill.due <= now.instant)
+        {
+            self.refill(now);
+        }
+        if self.health_due <= now.instant {
+            self.health_due = now.instant + HEALTH_INTERVAL;
+            self.publish_health();
+            if self.broker.values_at_sentinel != self.counters.values {
+                self.raise_sentinel();
+            }
+        }
+    }
+
+    pub(super) fn broker_timeout(&self) -> Option<Instant> {
+        let asking = match self.broker.link {
+            Link::Asking { until } => until,
+            _ => None,
+        };
+        [
+            asking,
+            self.broker.refill.map(|refill| refill.due),
+            Some(self.health_due),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Publishes the next retained messages again. What waits in the outbox anyway is newer.
+    fn refill(&mut self, now: Now) {
+        let Some(mut refill) = self.broker.refill.take() else {
+            return;
+        };
+        let mut batch = Vec::with_capacity(REFILL_BATCH);
+        while batch.len() < REFILL_BATCH {
+            let Some(device) = self.devices.get(refill.device) else {
+                refill = match refill.pass {
+                    Pass::Availability => Refill {
+                        pass: Pass::Birth,
+                        device: 0,
+                        ..refill
+                    },
+                    Pass::Birth => Refill {
+                        pass: Pass::Values,
+                        device: 0,
+                        ..refill
+                    },
+                    Pass::Values => break,
+                };
+                continue;
+            };
+            let id = DeviceId(refill.device as u32);
+            match refill.pass {
+                Pass::Availability => batch.extend(self.availability_of(id)),
+                Pass::Birth => batch.extend(self.birth_of(id)),
+                Pass::Values => {
+                    if let Some(tracked) = device.signals.get(refill.signal) {
+                        refill.signal += 1;
+                        if let (Route::Signal(signal), Some(sample)) =
+                            (&tracked.route, &tracked.last)
+                            && signal.retain
+                        {
+                            let quality = if sample.suspect {
+                                Quality::Suspect
+                            } else {
+                                Quality::Cached
+                            };
+                            batch.push(tracked.publish_of(signal, sample, quality));
+                        }
+                        continue;
+                    }
+                    refill.signal = 0;
+                }
+            }
+            refill.device += 1;
+        }
+        let finished = batch.len() < REFILL_BATCH;
+        for publish in batch {
+            if !self.outbox.is_waiting(&publish.topic) {
+                self.publish(publish);
+            }
+        }
+        if !finished {
+            self.broker.refill = Some(Refill {
+                due: now.instant + REFILL_INTERVAL,
+                ..refill
+            });
+        }
+    }
+
+    fn publish_health(&mut self) {
+        let online = self
+            .devices
+            .iter()
+            .filter(|device| device.availability.state == State::Online)
+            .count();
+        let depth = self.outbox.depth();
+        let health = json!({
+            "devices": { "online": online, "offline": self.devices.len() - online },
+            "commands": self.commands.len(),
+            "outbox": { "values": depth.states, "events": depth.events, "in_flight": depth.in_flight },
+            "counters": self.counters,
+        });
+        let topic = self.topics.bridge("health");
+        self.publish(Publish {
+            qos: Qos::AtMostOnce,
+            class: Class::Sample,
+            ..Publish::event(topic, health.to_string().into_bytes())
+        });
+    }
+
+    /// Says an event in the log, and on `bridge/event`. Complaints about peers are said so often
+    /// only, and counted beyond.
+    pub(super) fn report(&mut self, now: Now, event: Event) {
+        #[derive(Serialize)]
+        struct Payload<'a> {
+            #[serde(flatten)]
+            event: &'a Event,
+            time: String,
+        }
+        if event.is_complaint() && !self.complaints.take(now.instant) {
+            self.counters.events_suppressed += 1;
+            return;
+        }
+        let payload = Payload {
+            event: &event,
+            time: now.unix.to_string(),
+        };
+        if event.is_public()
+            && let Ok(payload) = serde_json::to_vec(&payload)
+        {
+            let topic: Arc<str> = self.topics.bridge("event");
+            self.publish(Publish::event(topic, payload));
+        }
+        self.say(event);
+    }
+}

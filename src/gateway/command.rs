@@ -1,0 +1,219 @@
+//! Requests from MQTT, and the commands that they become (MQTT contract §5).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json};
+
+use crate::gateway::reply::{CommandError, ErrorKind};
+use crate::lwm2m::Path;
+use crate::server::{DeviceId, Operation, OperationId};
+use crate::time::Now;
+
+/// A command, in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId(pub u64);
+
+/// A request that is being carried out.
+#[derive(Debug)]
+pub struct Command {
+    /// Who asked, and how to answer.
+    pub asker: Asker,
+    /// At which device.
+    pub device: DeviceId,
+    /// The operation's name.
+    pub op: &'static str,
+    /// `<inst>/<name>`, if the request named one.
+    pub signal: Option<String>,
+    /// The node, if it is one.
+    pub path: Option<Path>,
+    /// What is left to do, in order.
+    pub steps: VecDeque<Operation>,
+    /// What is under way.
+    pub running: Option<OperationId>,
+    /// Whether anything left for the device.
+    pub sent: bool,
+    /// When it came.
+    pub received: Now,
+    /// Until when it may be sent.
+    pub expires: Option<Now>,
+}
+
+/// Who asked for something, and how to answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The request's id, or one of ours.
+    pub id: String,
+    /// Where the answer goes.
+    pub topic: Arc<str>,
+    /// What goes with it.
+    pub correlation: Option<Vec<u8>>,
+}
+
+/// The payload of a request, taken apart.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Body {
+    /// `id`
+    pub id: Option<String>,
+    /// `reply_to`
+    pub reply_to: Option<String>,
+    /// `ttl`
+    pub ttl: Option<Duration>,
+    /// What is left of a JSON object.
+    pub arguments: Map<String, Json>,
+    /// A bare value: JSON that is not an object, or text that is not JSON.
+    pub bare: Option<Json>,
+}
+
+/// The longest id that is echoed, in bytes.
+const ID_MAX: usize = 256;
+
+impl Body {
+    /// Takes a payload apart. What was understood before a mistake comes with it, so that the
+    /// answer carries the request's id. Text that is not JSON is a string: `mosquitto_pub -m hello`
+    /// writes hello.
+    pub fn parse(payload: &[u8]) -> (Self, Option<CommandError>) {
+        let mut body = Self::default();
+        let mistake = body.read(payload).err();
+        (
+            body,
+            mistake.map(|detail| CommandError::new(ErrorKind::Parse, detail)),
+        )
+    }
+
+    fn read(&mut self, payload: &[u8]) -> Result<(), String> {
+        let text =
+            std::str::from_utf8(payload).map_err(|_| "the payload is not UTF-8".to_owned())?;
+        let trimmed = text.trim();
+        if trimmed.is_empty() {
+            return Ok(());
+        }
+        let mut arguments = match serde_json::from_str(trimmed) {
+            Ok(Json::Object(arguments)) => arguments,
+            Ok(bare) => {
+                self.bare = Some(bare);
+                return Ok(());
+            }
+            Err(error) if trimmed.starts_with('{') => {
+                return Err(format!("the payload is not JSON: {error}"));
+            }
+            Err(_) => {
+                self.bare = Some(Json::String(text.to_owned()));
+                return Ok(());
+            }
+        };
+        self.id = match arguments.remove("id") {
+            None => None,
+            Some(Json::String(id)) if id.len() <= ID_MAX => Some(id),
+            Some(Json::Number(id)) => Some(id.to_string()),
+            Some(_) => return Err(format!("id is a string of at most {ID_MAX} bytes")),
+        };
+        self.reply_to = match arguments.remove("reply_to") {
+            None => None,
+            Some(Json::String(topic)) => Some(topic),
+            Some(_) => return Err("reply_to is a topic".to_owned()),
+        };
+        self.ttl = match arguments.remove("ttl") {
+            None => None,
+            Some(ttl) => Some(
+                parse_ttl(&ttl).ok_or("ttl is a number of seconds, or a text such as \"24h\"")?,
+            ),
+        };
+        self.arguments = arguments;
+        Ok(())
+    }
+
+    /// The value to write: the bare payload, or `value`.
+    pub fn value(&self) -> Option<&Json> {
+        self.bare.as_ref().or_else(|| self.arguments.get("value"))
+    }
+
+    /// The node of a raw operation.
+    pub fn path(&self) -> Result<Path, CommandError> {
+        let text = self
+            .arguments
+            .get("path")
+            .or(self.bare.as_ref())
+            .and_then(Json::as_str);
+        let text = text.ok_or_else(|| {
+            CommandError::new(ErrorKind::Parse, "no path, such as {\"path\":\"/3/0/9\"}")
+        })?;
+        text.parse()
+            .map_err(|error| CommandError::new(ErrorKind::Parse, format!("path {text}: {error}")))
+    }
+
+    /// The arguments of an Execute, `args`.
+    pub fn execute_arguments(&self) -> Result<String, CommandError> {
+        match self.arguments.get("args").or(self.bare.as_ref()) {
+            None | Some(Json::Null) => Ok(String::new()),
+            Some(Json::String(text)) => Ok(text.clone()),
+            Some(other) => Err(CommandError::new(
+                ErrorKind::Parse,
+                format!("args is a text such as \"0='10'\", not {other}"),
+            )),
+        }
+    }
+}
+
+fn parse_ttl(json: &Json) -> Option<Duration> {
+    match json {
+        Json::Number(seconds) => Some(Duration::from_secs(seconds.as_u64()?)),
+        Json::String(text) => {
+            let digits = text
+                .find(|character: char| !character.is_ascii_digit())
+                .unwrap_or(text.len());
+            let (number, unit) = text.split_at(digits);
+            let seconds = match unit {
+                "s" | "" => 1,
+                "m" | "min" => 60,
+                "h" => 3_600,
+                "d" => 86_400,
+                _ => return None,
+            };
+            Some(Duration::from_secs(
+                number.parse::<u64>().ok()?.checked_mul(seconds)?,
+            ))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good(payload: &[u8]) -> Body {
+        let (body, mistake) = Body::parse(payload);
+        assert_eq!(mistake, None);
+        body
+    }
+
+    #[test]
+    fn a_payload_is_a_value_or_an_object_that_holds_one() {
+        assert_eq!(good(b"-20.0").value(), Some(&Json::from(-20.0)));
+        assert_eq!(good(b"true").value(), Some(&Json::from(true)));
+        assert_eq!(
+            good(b"hello there").value(),
+            Some(&Json::from("hello there"))
+        );
+        let body = good(br#"{"value":true,"id":"c1","ttl":"24h","reply_to":"app/1"}"#);
+        assert_eq!(body.value(), Some(&Json::from(true)));
+        assert_eq!(body.id.as_deref(), Some("c1"));
+        assert_eq!(body.ttl, Some(Duration::from_secs(86_400)));
+        assert_eq!(body.reply_to.as_deref(), Some("app/1"));
+        assert_eq!(good(b""), Body::default());
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_refused_with_the_id_it_came_with() {
+        let (body, mistake) = Body::parse(br#"{"id":"c1","ttl":"soon"}"#);
+        assert_eq!(
+            (body.id.as_deref(), mistake.unwrap().kind),
+            (Some("c1"), ErrorKind::Parse)
+        );
+        for payload in [&br#"{"value":"#[..], b"\xff", br#"{"id":["x"]}"#] {
+            assert_eq!(Body::parse(payload).1.unwrap().kind, ErrorKind::Parse);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What the gateway keeps of each device.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::gateway::json::{Quality, Sample};
+use crate::gateway::publish::{Class, Properties, Publish, Qos};
+use crate::lwm2m::Path;
+use crate::mapping::{Format, Profile, Route, Signal};
+use crate::server::{Operation, OperationId};
+use crate::time::{Instant, UnixTime};
+
+/// A device as MQTT shows it. It stays when the registration ends.
+#[derive(Debug)]
+pub struct Device {
+    /// Its name in topics.
+    pub name: Arc<str>,
+    /// What the mappings make of it.
+    pub profile: Arc<Profile>,
+    /// Whether it can be reached, and since when.
+    pub availability: Availability,
+    /// Manufacturer, model, serial number, firmware version.
+    pub about: About,
+    /// What went wrong and stays wrong, for the birth message.
+    pub problems: Vec<Problem>,
+    /// What was seen so far, by path.
+    pub signals: Vec<Tracked>,
+    /// Samples of this device so far.
+    pub sequence: u64,
+    /// What is left of bringing the device to what the plan wants.
+    pub setup: VecDeque<Operation>,
+    /// The setup step under way.
+    pub setup_running: Option<OperationId>,
+    /// When the availability was last published because of a mere contact.
+    pub seen_published: Instant,
+    /// The last birth message.
+    pub birth: Option<Vec<u8>>,
+    /// When the next one is due, if anything changed.
+    pub birth_due: Option<Instant>,
+}
+
+impl Device {
+    /// A device that has just come.
+    pub fn new(name: Arc<str>, profile: Arc<Profile>, now: UnixTime) -> Self {
+        Self {
+            name,
+            profile,
+            availability: Availability {
+                state: State::Online,
+                reason: Reason::Registered,
+                since: now,
+                last_seen: now,
+            },
+            about: About::default(),
+            problems: Vec::new(),
+            signals: Vec::new(),
+            sequence: 0,
+            setup: VecDeque::new(),
+            setup_running: None,
+            seen_published: Instant::ZERO,
+            birth: None,
+            birth_due: None,
+        }
+    }
+
+    /// Where the signal of a path stands, or would stand.
+    pub fn find(&self, path: &Path) -> Result<usize, usize> {
+        self.signals
+            .binary_search_by(|tracked| tracked.path.cmp(path))
+    }
+}
+
+/// A path of which at least one value came, and what becomes of its values.
+#[derive(Debug)]
+pub struct Tracked {
+    /// A resource or resource instance.
+    pub path: Path,
+    /// What the mapping makes of it.
+    pub route: Route,
+    /// What MQTT 5 carries beside each value; shared, because it is the same each time.
+    pub properties: Arc<Properties>,
+    /// Whether the unit is the one that the sensor stated.
+    pub stated_unit: bool,
+    /// The newest value.
+    pub last: Option<Sample>,
+}
+
+impl Tracked {
+    /// A path whose values go where `route` says.
+    pub fn new(path: Path, route: Route, endpoint: &str) -> Self {
+        let content_type = match &route {
+            Route::Signal(Signal {
+                format: Format::Value,
+                ..
+            }) => "text/plain",
+            _ => "application/json",
+        };
+        let user = vec![
+            ("path".to_owned(), path.to_string()),
+            ("ep".to_owned(), endpoint.to_owned()),
+        ];
+        let properties = Properties {
+            content_type: Some(content_type),
+            user,
+            ..Properties::default()
+        };
+        Self {
+            path,
+            route,
+            properties: Arc::new(properties),
+            stated_unit: false,
+            last: None,
+        }
+    }
+
+    /// A value as a message.
+    pub fn publish_of(&self, signal: &Signal, sample: &Sample, quality: Quality) -> Publish {
+        let message = Publish {
+            qos: if signal.qos == 0 {
+                Qos::AtMostOnce
+            } else {
+                Qos::AtLeastOnce
+            },
+            properties: Some(self.properties.clone()),
+            ..Publish::state(signal.topic.clone(), sample.to_payload(signal, quality))
+        };
+        if signal.retain {
+            message
+        } else {
+            Publish {
+                retain: false,
+                class: Class::Event,
+                ..message
+            }
+        }
+    }
+}
+
+/// The state of a device (MQTT contract §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It can be reached now.
+    Online,
+    /// It cannot.
+    Offline,
+}
+
+/// Why a device is in its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It registered.
+    Registered,
+    /// It updated its registration.
+    Update,
+    /// It sent a notification.
+    Notify,
+    /// It took its leave.
+    Deregistered,
+    /// Its lifetime passed.
+    LifetimeExpired,
+    /// It did not answer.
+    Unreachable,
+}
+
+/// Whether a device can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Availability {
+    /// The state.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// Since when.
+    pub since: UnixTime,
+    /// The last packet from the device itself; no timer of ours moves it.
+    pub last_seen: UnixTime,
+}
+
+/// What a device says of itself in object 3.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct About {
+    /// /3/0/0
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manufacturer: Option<String>,
+    /// /3/0/1
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// /3/0/2
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// /3/0/3
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
+}
+
+/// Something about a device that an operator should know.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Problem {
+    /// What kind: `observe`, `attribute_dropped`.
+    pub kind: &'static str,
+    /// Where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What, for a person.
+    pub detail: String,
+}

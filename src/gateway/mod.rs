@@ -1,0 +1,371 @@
+//! The whole, still without IO: uplink from the devices to MQTT, downlink back.
+//!
+//! [`Gateway::handle`] takes one [`Input`]; after it, [`Gateway::poll`] is drained until it says
+//! [`Output::Timeout`]. What is *absent* here: sockets, clocks, the MQTT client's types.
+
+mod birth;
+mod broker;
+mod command;
+mod device;
+mod downlink;
+mod event;
+mod json;
+pub mod outbox;
+mod presence;
+pub mod publish;
+mod reconcile;
+mod reply;
+mod topics;
+mod understand;
+mod units;
+mod uplink;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::coap::{self, Peer};
+use crate::gateway::broker::Broker;
+use crate::gateway::command::{Command, CommandId};
+use crate::gateway::device::Device;
+use crate::gateway::event::Allowance;
+use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
+use crate::gateway::publish::Publish;
+use crate::gateway::topics::Topics;
+use crate::keyed::{self, KeyedMap};
+use crate::lwm2m::model::Models;
+use crate::mapping::Plan;
+use crate::server::{self, DeviceId, OperationId, Server};
+use crate::time::{Instant, Now};
+
+pub use event::{Event, Severity};
+pub use publish::Message;
+
+/// What the operator decides, as far as the core is concerned.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gateway's name.
+    pub id: String,
+    /// The first levels of every topic.
+    pub base_topic: String,
+    /// How often `last_seen` of a device that only notifies is published.
+    pub last_seen_interval: std::time::Duration,
+    /// The server's part.
+    pub server: server::Settings,
+    /// Where devices reach us, for `bridge/info`.
+    pub listeners: Vec<String>,
+}
+
+/// Caps on what devices and MQTT clients can make grow.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// The server's.
+    pub server: server::Limits,
+    /// What waits for the broker.
+    pub outbox: outbox::Limits,
+    /// Commands and signals.
+    pub gateway: GatewayLimits,
+}
+
+/// The caps of the gateway itself.
+#[derive(Clone, Debug)]
+pub struct GatewayLimits {
+    /// Commands that are not final yet, in all.
+    pub commands: usize,
+    /// Signals of one device.
+    pub signals_per_device: usize,
+    /// Bytes of one request from MQTT.
+    pub request: usize,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            commands: 10_000,
+            signals_per_device: 4_096,
+            request: 1 << 20,
+        }
+    }
+}
+
+/// Everything that the core is given once.
+pub struct Setup {
+    /// What the operator decides.
+    pub settings: Settings,
+    /// Caps.
+    pub limits: Limits,
+    /// Timing of the CoAP message layer.
+    pub parameters: coap::Parameters,
+    /// Object definitions.
+    pub models: Arc<Models>,
+    /// The compiled mappings.
+    pub plan: Plan,
+    /// The source of all randomness.
+    pub seed: [u8; 32],
+}
+
+/// What goes into [`Gateway::handle`].
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A datagram came.
+    Datagram {
+        /// From whom.
+        peer: Peer,
+        /// What.
+        bytes: &'a [u8],
+    },
+    /// The instant of the last [`Output::Timeout`] has come.
+    Timeout,
+    /// The broker accepted the connection, with these limits.
+    Connected(Session),
+    /// All subscriptions were granted.
+    Subscribed,
+    /// The connection to the broker is gone; the reason is for a person.
+    Disconnected(String),
+    /// The broker has a publish.
+    Delivered(Ticket),
+    /// The broker refused a publish for good, with this Reason Code (MQTT 5 §3.4.2.1).
+    Refused(Ticket, u8),
+    /// Somebody published on one of our subscriptions.
+    Message(Message),
+    /// The agent stops: say so on MQTT.
+    Stop,
+}
+
+/// What comes out of [`Gateway::poll`].
+#[derive(Debug)]
+pub enum Output {
+    /// Send this datagram.
+    Datagram {
+        /// To whom.
+        peer: Peer,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Something for the log.
+    Event(Event),
+    /// Nothing more; wait for input, or until this instant.
+    Timeout(Option<Instant>),
+}
+
+/// What was dropped or passed over, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Values that were published.
+    pub values: u64,
+    /// Values older than the one that stands.
+    pub older: u64,
+    /// Values that a notification of more than them repeated.
+    pub unchanged: u64,
+    /// Values that no signal of the mapping names, and that it wants counted.
+    pub unmapped: u64,
+    /// Values that the mapping drops.
+    pub dropped: u64,
+    /// Values of the wrong type.
+    pub undecodable: u64,
+    /// Values beyond the number of signals that a device may have.
+    pub signals_full: u64,
+    /// Registrations refused.
+    pub refused: u64,
+    /// Events about what a peer did wrong that were neither said nor published, because too many
+    /// came at once.
+    pub events_suppressed: u64,
+    /// Commands that came to their end.
+    pub commands: u64,
+}
+
+/// The gateway.
+pub struct Gateway {
+    settings: Settings,
+    limits: GatewayLimits,
+    topics: Topics,
+    models: Arc<Models>,
+    plan: Plan,
+    server: Server,
+    /// Indexed by [`DeviceId`].
+    devices: Vec<Device>,
+    by_name: KeyedMap<Arc<str>, DeviceId>,
+    commands: BTreeMap<CommandId, Command>,
+    command_count: u64,
+    /// Commands that end by themselves, by when.
+    command_deadlines: BTreeSet<(Instant, CommandId)>,
+    /// What each operation under way is for.
+    purposes: KeyedMap<OperationId, Purpose>,
+    /// Births that wait for more news of the same device.
+    births: BTreeSet<(Instant, DeviceId)>,
+    broker: Broker,
+    outbox: Outbox,
+    counters: Counters,
+    complaints: Allowance,
+    health_due: Instant,
+    outputs: VecDeque<Output>,
+    stopping: bool,
+}
+
+/// Why an operation was begun.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    /// To bring a device to what the plan wants of it.
+    Setup,
+    /// Somebody asked for it on MQTT.
+    Command(CommandId),
+}
+
+impl Gateway {
+    /// A gateway without devices and without a broker.
+    pub fn new(now: Now, setup: Setup) -> Self {
+        let Setup {
+            settings,
+            limits,
+            parameters,
+            models,
+            plan,
+            seed,
+        } = setup;
+        let mut rng = StdRng::from_seed(seed);
+        let server = Server::new(
+            settings.server.clone(),
+            limits.server,
+            parameters,
+            models.clone(),
+            rng.random(),
+        );
+        let topics = Topics::new(&settings.base_topic);
+        let broker = Broker::new(format!("{:016x}", rng.random::<u64>()));
+        let mut gateway = Self {
+            limits: limits.gateway,
+            models,
+            plan,
+            server,
+            devices: Vec::new(),
+            by_name: keyed::map(&mut rng),
+            commands: BTreeMap::new(),
+            command_count: 0,
+            command_deadlines: BTreeSet::new(),
+            purposes: keyed::map(&mut rng),
+            births: BTreeSet::new(),
+            broker,
+            outbox: Outbox::new(limits.outbox, &mut rng),
+            counters: Counters::default(),
+            complaints: Allowance::new(now.instant),
+            health_due: now.instant + broker::HEALTH_INTERVAL,
+            outputs: VecDeque::new(),
+            stopping: false,
+            topics,
+            settings,
+        };
+        gateway.announce();
+        gateway
+    }
+
+    /// Takes one input. Never fails: what is malformed or hostile is counted and said.
+    pub fn handle(&mut self, now: Now, input: Input<'_>) {
+        match input {
+            Input::Datagram { peer, bytes } => self.server.receive(now, peer, bytes),
+            Input::Timeout => self.on_timeout(now),
+            Input::Connected(session) => self.on_connected(now, session),
+            Input::Subscribed => self.on_subscribed(now),
+            Input::Disconnected(reason) => self.on_disconnected(reason),
+            Input::Delivered(ticket) => self.on_delivered(ticket),
+            Input::Refused(ticket, code) => self.on_refused(ticket, code),
+            Input::Message(message) => self.on_message(now, message),
+            Input::Stop => self.on_stop(),
+        }
+        self.pump(now);
+        self.report_refusals();
+    }
+
+    /// What to do next; drain it until [`Output::Timeout`].
+    pub fn poll(&mut self) -> Output {
+        if let Some(output) = self.outputs.pop_front() {
+            return output;
+        }
+        Output::Timeout(self.next_timeout())
+    }
+
+    /// The next message for the broker, if there is one and the broker may have it now.
+    ///
+    /// Apart from [`Gateway::poll`], because a connection takes only so much at a time: the shell
+    /// asks as long as there is room. At QoS 1 it answers with [`Input::Delivered`] or
+    /// [`Input::Refused`].
+    pub fn next_publish(&mut self) -> Option<Outgoing<'_>> {
+        if self.broker.may_publish() {
+            self.outbox.poll()
+        } else {
+            None
+        }
+    }
+
+    /// What was dropped or passed over so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether everything that was accepted has been delivered.
+    pub fn is_drained(&self) -> bool {
+        self.outbox.depth().is_empty()
+    }
+
+    /// Takes all that the server has to say.
+    fn pump(&mut self, now: Now) {
+        while let Some(output) = self.server.poll() {
+            match output {
+                server::Output::Datagram { peer, bytes } => {
+                    self.outputs.push_back(Output::Datagram { peer, bytes })
+                }
+                server::Output::Event(event) => self.on_server(now, event),
+            }
+        }
+    }
+
+    fn on_timeout(&mut self, now: Now) {
+        self.server.timeout(now);
+        self.pump(now);
+        self.publish_due_births(now);
+        self.expire_commands(now);
+        self.tend_broker(now);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let births = self.births.first().map(|(at, _)| *at);
+        let commands = self.command_deadlines.first().map(|(at, _)| *at);
+        [
+            self.server.next_timeout(),
+            births,
+            commands,
+            self.broker_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn say(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn device(&self, id: DeviceId) -> Option<&Device> {
+        self.devices.get(id.0 as usize)
+    }
+
+    fn device_mut(&mut self, id: DeviceId) -> Option<&mut Device> {
+        self.devices.get_mut(id.0 as usize)
+    }
+
+    /// Hands a message to the outbox, which counts what it cannot take.
+    fn publish(&mut self, publish: Publish) {
+        let _ = self.outbox.push(publish);
+    }
+
+    /// As [`Gateway::publish`], ahead of what waits.
+    fn publish_first(&mut self, publish: Publish) {
+        let _ = self.outbox.push_first(publish);
+    }
+
+    /// Tells this run of the gateway from others, in ids that it makes itself.
+    fn boot_tag(&self) -> &str {
+        self.broker.boot_tag()
+    }
+}

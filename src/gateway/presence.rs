@@ -1,0 +1,251 @@
+//! Who is there: registrations that come and go, and the availability topic (MQTT contract §6).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::reconcile::{DEVICE_OBJECT, dropped_attributes, observe};
+use crate::gateway::device::{Availability, Device, Reason, State};
+use crate::gateway::publish::Publish;
+use crate::gateway::{Event, Gateway};
+use crate::mapping::DeviceFacts;
+use crate::server::{self, DeviceId, Operation};
+use crate::time::Now;
+
+impl Gateway {
+    pub(super) fn on_registered(&mut self, now: Now, id: DeviceId, new: bool) {
+        let (Some(endpoint), Some(registration)) = (
+            self.server.endpoint_name(id).cloned(),
+            self.server.registration(id),
+        ) else {
+            return;
+        };
+        let facts = DeviceFacts {
+            endpoint: &endpoint,
+            lwm2m: registration.version,
+            objects: &registration.objects.objects,
+        };
+        let profile = self.plan.profile(&facts);
+        let desired = profile.observations(&facts, &self.models);
+        let problems = desired.iter().filter_map(dropped_attributes).collect();
+        let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT))
+            .filter(|_| registration.has(&DEVICE_OBJECT))
+            .chain(desired.into_iter().flat_map(observe))
+            .collect();
+        let wanted = profile.device_name(&facts);
+        let (lwm2m, address) = (
+            registration.version.to_string(),
+            registration.peer.to_string(),
+        );
+        let lifetime = registration
+            .terms
+            .lifetime()
+            .map(|lifetime| lifetime.as_secs());
+        if new {
+            let name = self.claim_name(&wanted, &endpoint, id);
+            self.report(
+                now,
+                Event::DeviceNew {
+                    device: name.to_string(),
+                    endpoint: endpoint.to_string(),
+                },
+            );
+            self.devices
+                .push(Device::new(name, profile.clone(), now.unix));
+        }
+        let Some(device) = self.device_mut(id) else {
+            return;
+        };
+        if !Arc::ptr_eq(&device.profile, &profile) {
+            device.profile = profile;
+            device.signals.clear();
+        }
+        device.problems = problems;
+        device.setup = setup;
+        device.setup_running = None;
+        let device = device.name.to_string();
+        self.report(
+            now,
+            Event::DeviceRegistered {
+                device,
+                endpoint: endpoint.to_string(),
+                lwm2m,
+                lifetime,
+                address,
+            },
+        );
+        self.set_availability(now, id, State::Online, Reason::Registered);
+        self.publish_birth(id);
+        self.continue_setup(now, id);
+    }
+
+    /// The topic name of a device: what the plan wants, with a suffix when another has it.
+    pub(super) fn claim_name(&mut self, wanted: &str, endpoint: &str, id: DeviceId) -> Arc<str> {
+        let mut name: Arc<str> = wanted.into();
+        if self.by_name.contains_key(&name) {
+            name = crate::mapping::suffixed(wanted, endpoint).into();
+        }
+        self.by_name.insert(name.clone(), id);
+        name
+    }
+
+    pub(super) fn on_updated(&mut self, now: Now, id: DeviceId, changed: bool) {
+        self.set_availability(now, id, State::Online, Reason::Update);
+        if changed {
+            let Some(device) = self.device(id) else {
+                return;
+            };
+            let event = Event::DeviceUpdated {
+                device: device.name.to_string(),
+            };
+            self.report(now, event);
+            self.reconcile(id);
+            self.birth_later(now, id);
+        }
+        self.continue_setup(now, id);
+    }
+
+    pub(super) fn on_gone(&mut self, now: Now, id: DeviceId, reason: Reason) {
+        let Some(device) = self.device_mut(id) else {
+            return;
+        };
+        device.setup.clear();
+        device.setup_running = None;
+        let name = device.name.to_string();
+        // An expired device was last seen when it was: only the state is of now.
+        let last_seen = device.availability.last_seen;
+        let seen = if reason == Reason::Deregistered {
+            now.unix
+        } else {
+            last_seen
+        };
+        device.availability = Availability {
+            state: State::Offline,
+            reason,
+            since: now.unix,
+            last_seen: seen,
+        };
+        self.publish_availability(now, id);
+        self.report(
+            now,
+            if reason == Reason::Deregistered {
+                Event::DeviceDeregistered { device: name }
+            } else {
+                Event::DeviceExpired { device: name }
+            },
+        );
+    }
+
+    /// A packet came from the device that is no registration.
+    pub(super) fn on_contact(&mut self, now: Now, id: DeviceId, reason: Reason) {
+        let interval = self.settings.last_seen_interval;
+        let registered = self.server.registration(id).is_some();
+        let Some(device) = self.device_mut(id) else {
+            return;
+        };
+        device.availability.last_seen = now.unix;
+        if registered && device.availability.state != State::Online {
+            self.set_availability(now, id, State::Online, reason);
+            self.continue_setup(now, id);
+        } else if now.instant.since(device.seen_published) >= interval {
+            self.publish_availability(now, id);
+        }
+    }
+
+    pub(super) fn set_availability(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        state: State,
+        reason: Reason,
+    ) {
+        let Some(device) = self.device_mut(id) else {
+            return;
+        };
+        if device.availability.state != state || reason == Reason::Registered {
+            device.availability.since = now.unix;
+        }
+        device.availability.state = state;
+        device.availability.reason = reason;
+        if state == State::Online {
+            device.availability.last_seen = now.unix;
+        }
+        self.publish_availability(now, id);
+    }
+
+    pub(super) fn publish_availability(&mut self, now: Now, id: DeviceId) {
+        let Some(device) = self.devices.get_mut(id.0 as usize) else {
+            return;
+        };
+        device.seen_published = now.instant;
+        if let Some(publish) = self.availability_of(id) {
+            self.publish(publish);
+        }
+    }
+
+    /// The availability message of a device as it is now.
+    pub(super) fn availability_of(&self, id: DeviceId) -> Option<Publish> {
+        #[derive(Serialize)]
+        struct Payload<'a> {
+            state: State,
+            reason: Reason,
+            since: String,
+            last_seen: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            lifetime: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            expires: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            binding: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            queue_mode: Option<bool>,
+        }
+        let device = self.device(id)?;
+        let Availability {
+            state,
+            reason,
+            since,
+            last_seen,
+        } = device.availability;
+        let registration = self.server.registration(id);
+        let payload = Payload {
+            state,
+            reason,
+            since: since.to_string(),
+            last_seen: last_seen.to_string(),
+            lifetime: registration
+                .and_then(|registration| registration.terms.lifetime())
+                .map(|lifetime| lifetime.as_secs()),
+            expires: registration
+                .and_then(server::Registration::expires)
+                .map(|expires| (expires.unix + self.settings.server.lifetime_grace).to_string()),
+            binding: registration.map(server::Registration::binding),
+            queue_mode: registration.map(server::Registration::queue_mode),
+        };
+        Some(Publish::state(
+            self.topics.device(&device.name, "availability"),
+            serde_json::to_vec(&payload).ok()?,
+        ))
+    }
+
+    /// A device that does not answer is not reachable, unless it is one that sleeps.
+    pub(super) fn on_unanswered(&mut self, now: Now, id: DeviceId, asked: &Operation) {
+        let awake = self
+            .server
+            .registration(id)
+            .is_some_and(|registration| !registration.queue_mode());
+        let Some(device) = self.device(id) else {
+            return;
+        };
+        if !awake || device.availability.state != State::Online {
+            return;
+        }
+        let event = Event::DeviceUnreachable {
+            device: device.name.to_string(),
+            detail: format!("no answer to {} {}", asked.name(), asked.path()),
+        };
+        self.set_availability(now, id, State::Offline, Reason::Unreachable);
+        self.report(now, event);
+    }
+}

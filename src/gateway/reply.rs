@@ -1,0 +1,233 @@
+//! What is answered to a request (MQTT contract §5).
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use crate::coap::Code;
+use crate::lwm2m::Path;
+use crate::lwm2m::model::{Models, Operations};
+use crate::server::{Operation, OperationError, Registration};
+
+/// A message about a command. Keys stand in the order of the contract's examples.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Reply<'a> {
+    /// The request's id, or one of ours.
+    pub id: &'a str,
+    /// The device's name.
+    pub device: &'a str,
+    /// What was asked: `write`, `read`, `execute` …
+    pub op: &'a str,
+    /// `<inst>/<name>`, if the request named one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<&'a str>,
+    /// The node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Where the command stands.
+    pub status: Status,
+    /// Whether this is the last word. It is, exactly once.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// The device's response code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The value read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Json>,
+    /// The values read, by path, when there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<BTreeMap<String, Json>>,
+    /// What a Discover found: attributes by path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub links: Option<BTreeMap<String, BTreeMap<String, Json>>>,
+    /// From the request's arrival to this message, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ms: Option<u64>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<CommandError>,
+    /// When this was said.
+    pub time: String,
+}
+
+/// Where a command stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It will be sent.
+    #[default]
+    Accepted,
+    /// It left for the device.
+    Sent,
+    /// The device did it.
+    Done,
+    /// It was not done.
+    Failed,
+    /// Its time ran out before it was sent.
+    Expired,
+    /// Somebody withdrew it before it was sent.
+    Cancelled,
+}
+
+impl Status {
+    /// Whether nothing can follow.
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Accepted | Self::Sent)
+    }
+}
+
+/// Why a command failed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CommandError {
+    /// One of a closed list.
+    pub kind: ErrorKind,
+    /// The response code, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<&'static str>,
+    /// What, for a person.
+    pub detail: String,
+    /// Whether repeating the request can help.
+    pub retry: bool,
+}
+
+/// The kinds of failure that this version knows, out of the contract's closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The request cannot be understood.
+    Parse,
+    /// No device has this name.
+    UnknownDevice,
+    /// The device has no such signal.
+    UnknownSignal,
+    /// There is no such command or operation.
+    UnknownCommand,
+    /// The resource does not allow it.
+    Access,
+    /// The value is of the wrong type.
+    Type,
+    /// The value is out of range.
+    Range,
+    /// The device is not registered.
+    Offline,
+    /// Too much waits already.
+    QueueFull,
+    /// The device did not answer.
+    Timeout,
+    /// The device reset the message.
+    Reset,
+    /// The device answered with an error.
+    Coap,
+    /// The request was retained: nobody knows when it was made.
+    Retained,
+    /// The gateway is stopping.
+    ShuttingDown,
+    /// None of these.
+    Internal,
+}
+
+impl CommandError {
+    /// An error that repeating does not mend.
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            code: None,
+            text: None,
+            detail: detail.into(),
+            retry: false,
+        }
+    }
+
+    /// An error that may be over by the next attempt.
+    pub fn passing(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self {
+            retry: true,
+            ..Self::new(kind, detail)
+        }
+    }
+
+    /// What the failure of an operation means for the one who asked.
+    pub fn from_operation(
+        error: &OperationError,
+        asked: &Operation,
+        registration: Option<&Registration>,
+        models: &Models,
+    ) -> Self {
+        let detail = error.to_string();
+        match error {
+            OperationError::Response { code, diagnostic } => Self {
+                kind: ErrorKind::Coap,
+                code: Some(code.to_string()),
+                text: Some(code.name()),
+                detail: explain(*code, diagnostic, asked, registration, models),
+                retry: code.class() == 5 || *code == Code::REQUEST_ENTITY_INCOMPLETE,
+            },
+            OperationError::Timeout | OperationError::NoResponse => {
+                Self::passing(ErrorKind::Timeout, detail)
+            }
+            OperationError::Reset => Self::passing(ErrorKind::Reset, detail),
+            OperationError::Undecodable(_) | OperationError::Unencodable(_) => {
+                Self::new(ErrorKind::Type, detail)
+            }
+            OperationError::Unregistered => Self::passing(ErrorKind::Offline, detail),
+            OperationError::QueueFull => Self::passing(ErrorKind::QueueFull, detail),
+            OperationError::NotObserved(_) => Self::new(ErrorKind::UnknownSignal, detail),
+            OperationError::Abandoned => Self::passing(ErrorKind::Internal, detail),
+        }
+    }
+}
+
+/// Says more about a refusal than its code does, where the object definition knows.
+fn explain(
+    code: Code,
+    diagnostic: &str,
+    asked: &Operation,
+    registration: Option<&Registration>,
+    models: &Models,
+) -> String {
+    let path = asked.path();
+    if !diagnostic.is_empty() {
+        return format!("{path}: {diagnostic}");
+    }
+    match code {
+        Code::METHOD_NOT_ALLOWED => not_allowed(path, asked, registration, models)
+            .unwrap_or_else(|| format!("{path} does not allow {}", asked.name())),
+        Code::NOT_FOUND => format!("the device has no {path}"),
+        _ => path.to_string(),
+    }
+}
+
+fn not_allowed(
+    path: &Path,
+    asked: &Operation,
+    registration: Option<&Registration>,
+    models: &Models,
+) -> Option<String> {
+    let (object, resource) = (path.object_id()?, path.resource_id()?);
+    let version = registration.and_then(|registration| registration.version_of(object));
+    let model = models.object(object, version)?;
+    let verb = match asked {
+        Operation::Write { .. } => "writable",
+        Operation::Execute(..) => "executable",
+        _ => "readable",
+    };
+    let operations = match model.resource(resource)?.operations {
+        Operations { execute: true, .. } => "E",
+        Operations {
+            read: true,
+            write: true,
+            ..
+        } => "RW",
+        Operations { write: true, .. } => "W",
+        _ => "R",
+    };
+    Some(format!(
+        "{path} is not {verb} (object {object} {}: {operations})",
+        model.version
+    ))
+}

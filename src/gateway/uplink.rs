@@ -1,0 +1,299 @@
+//! From the devices to MQTT: what the server tells, and the values in it.
+
+use std::time::Duration;
+
+use crate::gateway::device::{Reason, Tracked};
+use crate::gateway::json::{Quality, Sample, Source};
+use crate::gateway::{Event, Gateway, units};
+use crate::lwm2m::codec::Problem;
+use crate::lwm2m::{Path, Record, Value};
+use crate::mapping::{DeviceFacts, Route, Signal};
+use crate::server::{self, DeviceId};
+use crate::time::{Now, UnixTime};
+
+/// A notification of an instance repeats everything in it, however little changed. What changed is
+/// published; the rest again only when its time is older than this.
+const REPEAT_UNCHANGED: Duration = Duration::from_secs(60);
+
+/// A payload that came in: from whom, for which node, when and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) now: Now,
+    pub(super) device: DeviceId,
+    pub(super) source: Source,
+}
+
+impl Arrival {
+    /// A value with its stamps: the device's own time where it can be right, else ours.
+    fn sample(&self, signal: &Signal, value: Option<Value>, time: Option<UnixTime>) -> Sample {
+        let device_time = time.filter(|time| is_plausible(*time, self.now.unix));
+        let transform = signal.transform.as_deref();
+        let suspect = value
+            .as_ref()
+            .is_none_or(|value| transform.is_some_and(|transform| transform.is_suspect(value)));
+        Sample {
+            value: value.map(|value| match transform {
+                Some(transform) => transform.apply(value),
+                None => value,
+            }),
+            suspect,
+            time: device_time.unwrap_or(self.now.unix),
+            device_time: device_time.is_some(),
+            raw_time: time.filter(|_| device_time.is_none()),
+            source: self.source,
+            sequence: 0,
+        }
+    }
+}
+
+impl Gateway {
+    pub(super) fn on_server(&mut self, now: Now, event: server::Event) {
+        match event {
+            server::Event::Registered { device, new } => self.on_registered(now, device, new),
+            server::Event::Updated { device, changed } => self.on_updated(now, device, changed),
+            server::Event::Deregistered(device) => self.on_gone(now, device, Reason::Deregistered),
+            server::Event::Expired { device, at } => {
+                self.on_gone(Now { unix: at, ..now }, device, Reason::LifetimeExpired)
+            }
+            server::Event::Refused {
+                peer,
+                endpoint,
+                refusal,
+            } => {
+                self.counters.refused += 1;
+                self.report(
+                    now,
+                    Event::RegistrationRefused {
+                        endpoint,
+                        address: peer.to_string(),
+                        code: refusal.code.to_string(),
+                        detail: refusal.detail,
+                    },
+                );
+            }
+            server::Event::Started(operation) => self.on_started(now, operation),
+            server::Event::Completed {
+                operation,
+                device,
+                asked,
+                result,
+            } => self.on_completed(now, operation, device, asked, result),
+            server::Event::Notified {
+                device,
+                records,
+                problems,
+                receipt,
+                ..
+            } => {
+                self.on_contact(now, device, Reason::Notify);
+                self.take_values(
+                    Arrival {
+                        now,
+                        device,
+                        source: Source::Notify,
+                    },
+                    records,
+                    problems,
+                );
+                // The values are in the outbox: they are ours now.
+                if let Some(receipt) = receipt {
+                    self.server.acknowledge(now, receipt);
+                }
+            }
+            server::Event::Undecodable {
+                device,
+                path,
+                error,
+            } => {
+                self.on_contact(now, device, Reason::Notify);
+                self.counters.undecodable += 1;
+                self.report_undecodable(now, device, path, error.to_string());
+            }
+            server::Event::ObservationEnded { device, path, code } => {
+                self.report_observe_failed(
+                    now,
+                    device,
+                    path,
+                    format!("the device ended the observation with {code:?}"),
+                );
+            }
+        }
+    }
+
+    /// Publishes the values of one payload.
+    ///
+    /// Of several values those that changed; all of them when none did, because the device spoke
+    /// all the same.
+    pub(super) fn take_values(
+        &mut self,
+        arrival: Arrival,
+        mut records: Vec<Record>,
+        problems: Vec<Problem>,
+    ) {
+        units::first(&mut records);
+        let alone = records.len() == 1;
+        let before = self.counters.values;
+        let mut repeated = Vec::new();
+        for Record { path, value, time } in records {
+            let Some((index, sample)) = self.take_value(arrival, path, Some(value), time) else {
+                continue;
+            };
+            if !alone && self.repeats(arrival.device, index, &sample) {
+                repeated.push((path, sample));
+            } else {
+                self.publish_sample(arrival.device, index, sample);
+            }
+        }
+        for problem in problems {
+            self.counters.undecodable += 1;
+            if let Some((index, sample)) = self.take_value(arrival, problem.path, None, None) {
+                self.publish_sample(arrival.device, index, sample);
+            }
+            self.report_undecodable(
+                arrival.now,
+                arrival.device,
+                problem.path,
+                problem.detail.to_string(),
+            );
+        }
+        if self.counters.values > before {
+            self.counters.unchanged += repeated.len() as u64;
+            return;
+        }
+        for (path, sample) in repeated {
+            if let Some(Ok(index)) = self.device(arrival.device).map(|device| device.find(&path)) {
+                self.publish_sample(arrival.device, index, sample);
+            }
+        }
+    }
+
+    /// Makes a sample of a value, unless the mapping does not want it or a newer one stands; `None`
+    /// is a value of the wrong type. Also says which of the device's signals it is of.
+    fn take_value(
+        &mut self,
+        arrival: Arrival,
+        path: Path,
+        value: Option<Value>,
+        time: Option<UnixTime>,
+    ) -> Option<(usize, Sample)> {
+        let index = self.track(arrival.now, arrival.device, path)?;
+        let tracked = self
+            .devices
+            .get(arrival.device.0 as usize)?
+            .signals
+            .get(index)?;
+        let signal = match &tracked.route {
+            Route::Signal(signal) | Route::Raw(signal) => signal,
+            Route::Count => {
+                self.counters.unmapped += 1;
+                return None;
+            }
+            Route::Drop => {
+                self.counters.dropped += 1;
+                return None;
+            }
+        };
+        let sample = arrival.sample(signal, value, time);
+        if tracked
+            .last
+            .as_ref()
+            .is_some_and(|last| sample.time < last.time)
+        {
+            self.counters.older += 1;
+            return None;
+        }
+        Some((index, sample))
+    }
+
+    /// Whether a sample says what stands on its topic, and has stood there for a short time only.
+    fn repeats(&self, id: DeviceId, index: usize, sample: &Sample) -> bool {
+        let tracked = self.device(id).and_then(|device| device.signals.get(index));
+        let Some(Tracked {
+            route: Route::Signal(signal),
+            last: Some(last),
+            ..
+        }) = tracked
+        else {
+            return false;
+        };
+        signal.retain
+            && sample.value == last.value
+            && sample.suspect == last.suspect
+            && sample.time < last.time + REPEAT_UNCHANGED
+    }
+
+    fn publish_sample(&mut self, id: DeviceId, index: usize, mut sample: Sample) {
+        let Some(device) = self.devices.get_mut(id.0 as usize) else {
+            return;
+        };
+        let Some(tracked) = device.signals.get_mut(index) else {
+            return;
+        };
+        let (Route::Signal(signal) | Route::Raw(signal)) = &tracked.route else {
+            return;
+        };
+        device.sequence += 1;
+        sample.sequence = device.sequence;
+        let quality = if sample.suspect {
+            Quality::Suspect
+        } else {
+            Quality::Good
+        };
+        let publish = tracked.publish_of(signal, &sample, quality);
+        tracked.last = Some(sample);
+        let path = tracked.path;
+        units::spread(device, &path);
+        self.counters.values += 1;
+        self.publish(publish);
+    }
+
+    /// The place of a path among the signals of its device; it is entered at the first value.
+    fn track(&mut self, now: Now, id: DeviceId, path: Path) -> Option<usize> {
+        let device = self.devices.get(id.0 as usize)?;
+        let index = match device.find(&path) {
+            Ok(index) => return Some(index),
+            Err(index) => index,
+        };
+        if device.signals.len() >= self.limits.signals_per_device {
+            self.counters.signals_full += 1;
+            return None;
+        }
+        let endpoint = self.server.endpoint_name(id)?;
+        let registration = self.server.registration(id)?;
+        let facts = DeviceFacts {
+            endpoint,
+            lwm2m: registration.version,
+            objects: &registration.objects.objects,
+        };
+        let route = device
+            .profile
+            .signal(&device.name, &facts, &path, &self.models);
+        let mut tracked = Tracked::new(path, route, endpoint);
+        if let Some(unit) = units::of(device, &path) {
+            tracked.state_unit(&unit);
+        }
+        self.device_mut(id)?.signals.insert(index, tracked);
+        self.birth_later(now, id);
+        Some(index)
+    }
+
+    fn report_undecodable(&mut self, now: Now, id: DeviceId, path: Path, detail: String) {
+        let Some(device) = self.device(id) else {
+            return;
+        };
+        let event = Event::Undecodable {
+            device: device.name.to_string(),
+            path: path.to_string(),
+            detail,
+        };
+        self.report(now, event);
+    }
+}
+
+/// Whether a device's own time stamp can be right: not before 2020, and not more than ten minutes
+/// ahead of ours.
+fn is_plausible(time: UnixTime, now: UnixTime) -> bool {
+    const YEAR_2020: UnixTime = UnixTime::from_millis(1_577_836_800_000);
+    const AHEAD: Duration = Duration::from_secs(600);
+    time >= YEAR_2020 && time <= now + AHEAD
+}
