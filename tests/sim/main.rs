@@ -1,0 +1,8 @@
+//! The whole core in virtual time: scripted devices, a scripted broker, no sockets.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod broker;
+mod commands;
+mod devices;
+mod rig;

@@ -1,0 +1,444 @@
+//! A gateway, scripted devices and a scripted broker in virtual time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lwm2mqtt::coap::{self, Code, Endpoint, IncomingId, Observe, Peer, Request, Response, Token};
+use lwm2mqtt::gateway::outbox::{Session, Ticket};
+use lwm2mqtt::gateway::publish::Qos;
+use lwm2mqtt::gateway::{Event, Gateway, Input, Limits, Message, Output, Settings, Setup};
+use lwm2mqtt::lwm2m::model::Models;
+use lwm2mqtt::mapping::Plan;
+use lwm2mqtt::server::{self, Join};
+use lwm2mqtt::time::{Instant, Now, UnixTime};
+use serde_json::Value as Json;
+
+/// When a run begins: 2026-11-22T15:19:20Z, a second after the clock's origin.
+const START: Now = Now {
+    instant: Instant::from_micros(1_000_000),
+    unix: UnixTime::from_millis(1_795_360_760_000),
+};
+
+/// One hop of the network.
+const DELAY: Duration = Duration::from_millis(10);
+
+/// A gateway with all that surrounds it.
+pub struct Rig {
+    pub gateway: Gateway,
+    pub now: Now,
+    pub devices: Vec<Device>,
+    pub broker: Broker,
+    pub events: Vec<Event>,
+    timeout: Option<Instant>,
+    wire: VecDeque<(Instant, Datagram)>,
+}
+
+enum Datagram {
+    ToGateway(Peer, Vec<u8>),
+    ToDevice(Peer, Vec<u8>),
+}
+
+/// A device: a CoAP endpoint and a script.
+pub struct Device {
+    pub peer: Peer,
+    pub endpoint: Endpoint,
+    /// What it answers to a request for `/o/i/r`, by method and path.
+    pub answers: BTreeMap<(Code, String), Response>,
+    /// Every request that it got.
+    pub requests: Vec<Request>,
+    /// Who observes what.
+    pub observers: Vec<(String, Token)>,
+    /// Whether it is switched off: it neither answers nor sends.
+    pub dead: bool,
+    /// The answers to its own requests.
+    pub responses: Vec<Response>,
+}
+
+/// What a broker has.
+#[derive(Default)]
+pub struct Broker {
+    pub connected: bool,
+    pub retained: BTreeMap<String, Vec<u8>>,
+    /// Everything that was published, in order.
+    pub log: Vec<(String, Vec<u8>)>,
+    /// Whether it acknowledges.
+    pub silent: bool,
+}
+
+impl Broker {
+    /// The retained JSON of a topic.
+    pub fn json(&self, topic: &str) -> Json {
+        let payload = self.retained.get(topic).unwrap_or_else(|| {
+            panic!(
+                "nothing retained at {topic}; there is {:?}",
+                self.retained.keys()
+            )
+        });
+        serde_json::from_slice(payload).unwrap()
+    }
+
+    /// All JSON messages on a topic, oldest first.
+    pub fn messages(&self, topic: &str) -> Vec<Json> {
+        self.log
+            .iter()
+            .filter(|(to, _)| to == topic)
+            .map(|(_, payload)| serde_json::from_slice(payload).unwrap())
+            .collect()
+    }
+}
+
+impl Rig {
+    /// A gateway that everybody may join, with the broker there.
+    pub fn new() -> Self {
+        Self::with_plan(Plan::unmapped("lwm2mqtt"))
+    }
+
+    /// The same with mappings.
+    pub fn with_plan(plan: Plan) -> Self {
+        let setup = Setup {
+            settings: Settings {
+                id: "gw".into(),
+                base_topic: "lwm2mqtt".into(),
+                last_seen_interval: Duration::from_secs(600),
+                server: server::Settings {
+                    join: Join::Open,
+                    lifetime_grace: Duration::from_secs(30),
+                },
+                listeners: vec!["coap://127.0.0.1:5683".into()],
+            },
+            limits: Limits::default(),
+            parameters: coap::Parameters::default(),
+            models: Arc::new(Models::builtin()),
+            plan,
+            seed: [7; 32],
+        };
+        let mut rig = Self {
+            gateway: Gateway::new(START, setup),
+            now: START,
+            devices: Vec::new(),
+            broker: Broker::default(),
+            events: Vec::new(),
+            timeout: None,
+            wire: VecDeque::new(),
+        };
+        rig.connect();
+        rig
+    }
+
+    /// The broker comes (back). It hands out its copy of the sentinel, as a subscription does.
+    pub fn connect(&mut self) {
+        self.broker.connected = true;
+        self.input(Input::Connected(Session::default()));
+        self.input(Input::Subscribed);
+        let sentinel = self.gateway.subscriptions().1;
+        if let Some(payload) = self.broker.retained.get(&sentinel).cloned() {
+            self.input(Input::Message(Message {
+                topic: sentinel,
+                payload,
+                retain: true,
+                ..Message::default()
+            }));
+        }
+    }
+
+    /// The broker goes.
+    pub fn disconnect(&mut self) {
+        self.broker.connected = false;
+        self.input(Input::Disconnected("the link is down".into()));
+    }
+
+    /// Adds a device that answers nothing yet, and returns its number.
+    pub fn add_device(&mut self) -> usize {
+        let index = self.devices.len();
+        let address: SocketAddr = format!("10.0.0.{}:5683", index + 1).parse().unwrap();
+        self.devices.push(Device {
+            peer: Peer {
+                listener: 0,
+                address,
+            },
+            endpoint: Endpoint::new(
+                coap::Parameters::default(),
+                coap::Limits::default(),
+                [index as u8; 32],
+            ),
+            answers: BTreeMap::new(),
+            requests: Vec::new(),
+            observers: Vec::new(),
+            dead: false,
+            responses: Vec::new(),
+        });
+        index
+    }
+
+    /// A device of LwM2M 1.1 with a temperature sensor and a light, registered as `dev1`.
+    pub fn add_registered(&mut self) -> usize {
+        let device = self.add_device();
+        self.devices[device].answer(
+            Code::GET,
+            "/3303/0",
+            content(
+                110,
+                r#"[{"bn":"/3303/0/","n":"5700","v":21.5},{"n":"5701","vs":"Cel"}]"#,
+            ),
+        );
+        self.devices[device].answer(
+            Code::GET,
+            "/3311/0",
+            content(
+                110,
+                r#"[{"bn":"/3311/0/","n":"5850","vb":false},{"n":"5851","v":40}]"#,
+            ),
+        );
+        self.devices[device].answer(
+            Code::GET,
+            "/3/0",
+            content(
+                110,
+                r#"[{"bn":"/3/0/","n":"0","vs":"ACME"},{"n":"1","vs":"T1"},{"n":"2","vs":"00A7"}]"#,
+            ),
+        );
+        self.register(
+            device,
+            "dev1",
+            "lt=300",
+            "</>;ct=110,</1/0>,</3/0>,</3303/0>,</3311/0>",
+        );
+        self.run(Duration::from_secs(3));
+        device
+    }
+
+    /// Sends a Register.
+    pub fn register(&mut self, device: usize, endpoint: &str, query: &str, objects: &str) {
+        let mut request = Request::new(Code::POST, ["rd"]);
+        request.query = [format!("ep={endpoint}"), "lwm2m=1.1".into(), query.into()]
+            .into_iter()
+            .filter(|argument| !argument.is_empty())
+            .collect();
+        request.content_format = Some(40);
+        request.payload = objects.into();
+        self.request(device, request);
+    }
+
+    /// Sends a request of a device to the gateway.
+    pub fn request(&mut self, device: usize, request: Request) {
+        let now = self.now.instant;
+        let device = &mut self.devices[device];
+        device
+            .endpoint
+            .request(now, gateway_peer(), request)
+            .unwrap();
+        self.flush_devices();
+    }
+
+    /// The location that a device got last.
+    pub fn location(&self, device: usize) -> Vec<String> {
+        self.devices[device]
+            .responses
+            .iter()
+            .rev()
+            .find(|response| !response.location.is_empty())
+            .unwrap()
+            .location
+            .clone()
+    }
+
+    /// Notifies the observers of a node.
+    pub fn notify(&mut self, device: usize, path: &str, response: Response, confirmable: bool) {
+        let now = self.now.instant;
+        let device = &mut self.devices[device];
+        for (observed, token) in device.observers.clone() {
+            if observed == path {
+                device
+                    .endpoint
+                    .notify(now, gateway_peer(), token, response.clone(), confirmable);
+            }
+        }
+        self.flush_devices();
+    }
+
+    /// Publishes a request, as an MQTT client does.
+    pub fn ask(&mut self, topic: &str, payload: &str) {
+        self.input(Input::Message(Message {
+            topic: topic.into(),
+            payload: payload.into(),
+            ..Message::default()
+        }));
+    }
+
+    /// Gives an input to the gateway and does what it wants done.
+    pub fn input(&mut self, input: Input<'_>) {
+        self.gateway.handle(self.now, input);
+        self.drain();
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, duration: Duration) {
+        let end = self.now.instant + duration;
+        while let Some(at) = self.next().filter(|at| *at <= end) {
+            self.advance(at);
+            if self.timeout.is_some_and(|timeout| timeout <= at) {
+                self.input(Input::Timeout);
+            }
+            while self.wire.front().is_some_and(|(due, _)| *due <= at) {
+                let Some((_, datagram)) = self.wire.pop_front() else {
+                    break;
+                };
+                match datagram {
+                    Datagram::ToGateway(peer, bytes) => self.input(Input::Datagram {
+                        peer,
+                        bytes: &bytes,
+                    }),
+                    Datagram::ToDevice(peer, bytes) => self.deliver(peer, &bytes),
+                }
+            }
+            for device in self.devices.iter_mut().filter(|device| !device.dead) {
+                device.endpoint.timeout(at);
+            }
+            self.flush_devices();
+        }
+        self.advance(end);
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let devices = self
+            .devices
+            .iter()
+            .filter(|device| !device.dead)
+            .filter_map(|device| device.endpoint.next_timeout());
+        let wire = self.wire.front().map(|(at, _)| *at);
+        devices
+            .chain(self.timeout)
+            .chain(wire)
+            .min()
+            .map(|at| at.max(self.now.instant))
+    }
+
+    fn advance(&mut self, to: Instant) {
+        self.now = self.now + to.since(self.now.instant);
+    }
+
+    fn drain(&mut self) {
+        let arrival = self.now.instant + DELAY;
+        let mut acknowledged: Vec<Ticket> = Vec::new();
+        loop {
+            match self.gateway.poll() {
+                Output::Datagram { peer, bytes } => self
+                    .wire
+                    .push_back((arrival, Datagram::ToDevice(peer, bytes))),
+                Output::Event(event) => self.events.push(event),
+                Output::Timeout(at) => {
+                    self.timeout = at;
+                    break;
+                }
+            }
+        }
+        while let Some(outgoing) = self.gateway.next_publish() {
+            assert!(self.broker.connected, "published without a broker");
+            let topic = outgoing.publish.topic.to_string();
+            let payload = outgoing.publish.payload.clone();
+            self.broker.log.push((topic.clone(), payload.clone()));
+            if outgoing.retain {
+                if payload.is_empty() {
+                    self.broker.retained.remove(&topic);
+                } else {
+                    self.broker.retained.insert(topic, payload);
+                }
+            }
+            if outgoing.qos == Qos::AtLeastOnce && !self.broker.silent {
+                acknowledged.push(outgoing.ticket);
+            }
+        }
+        for ticket in acknowledged {
+            self.input(Input::Delivered(ticket));
+        }
+    }
+
+    fn deliver(&mut self, peer: Peer, bytes: &[u8]) {
+        let now = self.now.instant;
+        if let Some(device) = self
+            .devices
+            .iter_mut()
+            .find(|device| device.peer == peer && !device.dead)
+        {
+            device.endpoint.receive(now, gateway_peer(), bytes);
+        }
+        self.flush_devices();
+    }
+
+    /// Lets every device answer what it got, and puts what it sends on the wire.
+    fn flush_devices(&mut self) {
+        let arrival = self.now.instant + DELAY;
+        for device in self.devices.iter_mut().filter(|device| !device.dead) {
+            while let Some(output) = device.endpoint.poll() {
+                match output {
+                    coap::Output::Datagram { bytes, .. } => self
+                        .wire
+                        .push_back((arrival, Datagram::ToGateway(device.peer, bytes))),
+                    coap::Output::Event(coap::Event::Request {
+                        incoming,
+                        token,
+                        request,
+                        ..
+                    }) => device.on_request(self.now.instant, incoming, token, request),
+                    coap::Output::Event(coap::Event::Response { result, .. }) => {
+                        device.responses.extend(result.ok())
+                    }
+                    coap::Output::Event(_) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Device {
+    /// What the device answers from now on.
+    pub fn answer(&mut self, method: Code, path: &str, response: Response) {
+        self.answers.insert((method, path.to_owned()), response);
+    }
+
+    fn on_request(&mut self, now: Instant, incoming: IncomingId, token: Token, request: Request) {
+        let path = format!("/{}", request.path.join("/"));
+        let mut response = self
+            .answers
+            .get(&(request.method, path.clone()))
+            .cloned()
+            .unwrap_or(Response::new(Code::NOT_FOUND));
+        if request.observe == Some(Observe::Register) && response.code.is_success() {
+            response.observe = Some(0);
+            self.observers.push((path, token));
+        }
+        if request.observe == Some(Observe::Deregister) {
+            self.observers.retain(|(_, observer)| *observer != token);
+        }
+        self.endpoint.respond(now, incoming, response);
+        self.requests.push(request);
+    }
+
+    /// The requests of a method, as paths.
+    pub fn paths(&self, method: Code) -> Vec<String> {
+        self.requests
+            .iter()
+            .filter(|request| request.method == method)
+            .map(|request| format!("/{}", request.path.join("/")))
+            .collect()
+    }
+}
+
+/// How the devices see the gateway.
+fn gateway_peer() -> Peer {
+    Peer {
+        listener: 0,
+        address: ([10, 0, 0, 254], 5683).into(),
+    }
+}
+
+/// A 2.05 with a payload.
+pub fn content(format: u16, payload: &str) -> Response {
+    Response {
+        content_format: Some(format),
+        payload: payload.into(),
+        ..Response::new(Code::CONTENT)
+    }
+}
