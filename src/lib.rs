@@ -12,6 +12,7 @@
 //! [`gateway::Gateway::poll`] until it returns [`gateway::Output::Timeout`], then wait until that
 //! instant or the next input.
 
+pub mod client;
 pub mod coap;
 pub mod diagnostic;
 pub mod gateway;

@@ -1,0 +1,283 @@
+//! Which LwM2M operation a CoAP request is (LwM2M Transport 1.1 §6.4).
+
+use crate::coap::{Code, Observe, Request};
+use crate::lwm2m::{ContentFormat, Id, Level, Path};
+
+/// An operation of the device management or the information reporting interface.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Operation<'a> {
+    /// Read, with what it accepts.
+    Read(Path, Option<ContentFormat>),
+    /// Discover, to this depth below the node (LwM2M Core 1.2 §6.3.2).
+    Discover(Path, Option<u8>),
+    /// Observe, with the attributes that it brings (LwM2M Core 1.2 §6.4.1).
+    Observe(Path, Option<ContentFormat>, &'a [String]),
+    /// Cancel Observation; answered like a Read.
+    CancelObservation(Path, Option<ContentFormat>),
+    /// Write, replacing all of the node or only what the payload names.
+    Write(Path, ContentFormat, Mode),
+    /// Write-Attributes, as it stands in the query.
+    WriteAttributes(Path, &'a [String]),
+    /// Execute.
+    Execute(Path, Arguments),
+}
+
+/// What a Write does to what it does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// PUT: it goes.
+    Replace,
+    /// POST: it stays.
+    Partial,
+}
+
+impl Operation<'_> {
+    /// The node that is meant.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Read(path, _)
+            | Self::Discover(path, _)
+            | Self::Observe(path, _, _)
+            | Self::CancelObservation(path, _)
+            | Self::Write(path, _, _)
+            | Self::WriteAttributes(path, _)
+            | Self::Execute(path, _) => path,
+        }
+    }
+}
+
+/// Arguments of Execute: a digit each, with a value or without (LwM2M Core 1.1 §6.3.5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arguments(pub Vec<(u8, Option<String>)>);
+
+impl Arguments {
+    /// Reads `0='U',2='10.3',5`. Nothing is no arguments; a digit twice, or a character outside
+    /// the grammar, is a mistake.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut arguments = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let digit = rest.bytes().next().filter(u8::is_ascii_digit)? - b'0';
+            rest = rest.get(1..)?;
+            let mut value = None;
+            if let Some(quoted) = rest.strip_prefix("='") {
+                let (inside, after) = quoted.split_once('\'')?;
+                value = Some(inside.to_owned()).filter(|text| text.bytes().all(is_argument_byte));
+                value.as_ref()?;
+                rest = after;
+            }
+            if arguments.iter().any(|&(known, _)| known == digit) {
+                return None;
+            }
+            arguments.push((digit, value));
+            if !rest.is_empty() {
+                rest = rest.strip_prefix(',').filter(|rest| !rest.is_empty())?;
+            }
+        }
+        Some(Self(arguments))
+    }
+}
+
+/// CHAR of the grammar: printable, without space, quotes and backslash.
+fn is_argument_byte(byte: u8) -> bool {
+    matches!(byte, 0x21 | 0x23..=0x26 | 0x28..=0x5b | 0x5d..=0x7e)
+}
+
+/// Finds the operation by method, depth of the path and Content-Format.
+///
+/// # Errors
+/// The code to answer with: 4.04 for what is no path, 4.05 for what the interface does not have
+/// there (composite operations, Create and Delete among it: no object here allows them yet),
+/// 4.15 for a payload in a format that the operation does not take, 4.00 for the rest.
+pub(super) fn parse(request: &Request) -> Result<Operation<'_>, Code> {
+    let path = path(&request.path).ok_or(Code::NOT_FOUND)?;
+    let accept = request.accept.map(ContentFormat);
+    match request.method {
+        _ if path == Path::ROOT => Err(Code::METHOD_NOT_ALLOWED),
+        Code::GET if accept == Some(ContentFormat::LINK_FORMAT) => discover(path, &request.query),
+        Code::GET => Ok(match request.observe {
+            None => Operation::Read(path, accept),
+            Some(Observe::Register) => Operation::Observe(path, accept, &request.query),
+            Some(Observe::Deregister) => Operation::CancelObservation(path, accept),
+        }),
+        Code::PUT => put(path, request),
+        Code::POST => post(path, request),
+        _ => Err(Code::METHOD_NOT_ALLOWED),
+    }
+}
+
+fn path(segments: &[String]) -> Option<Path> {
+    let mut path = Path::ROOT;
+    for segment in segments {
+        let id: Id = segment.parse().ok()?;
+        // "+3" and "03" are other names, not other spellings
+        if id.to_string() != *segment {
+            return None;
+        }
+        path = path.child(id)?;
+    }
+    Some(path)
+}
+
+fn discover(path: Path, query: &[String]) -> Result<Operation<'static>, Code> {
+    if path.level() == Level::ResourceInstance {
+        return Err(Code::METHOD_NOT_ALLOWED);
+    }
+    let depth = query.iter().find_map(|query| query.strip_prefix("depth="));
+    match depth.map(str::parse) {
+        None => Ok(Operation::Discover(path, None)),
+        Some(Ok(depth @ 0..=3)) => Ok(Operation::Discover(path, Some(depth))),
+        Some(_) => Err(Code::BAD_REQUEST),
+    }
+}
+
+fn put(path: Path, request: &Request) -> Result<Operation<'_>, Code> {
+    match request.content_format.map(ContentFormat) {
+        None if request.payload.is_empty() && !request.query.is_empty() => {
+            Ok(Operation::WriteAttributes(path, &request.query))
+        }
+        None => Err(Code::BAD_REQUEST),
+        Some(_) if path.level() == Level::Object => Err(Code::METHOD_NOT_ALLOWED),
+        Some(format) => write(path, format, Mode::Replace),
+    }
+}
+
+fn post(path: Path, request: &Request) -> Result<Operation<'_>, Code> {
+    match (path.level(), request.content_format.map(ContentFormat)) {
+        (Level::Instance, Some(format)) => write(path, format, Mode::Partial),
+        (Level::Instance, None) => Err(Code::BAD_REQUEST),
+        (Level::Resource, None | Some(ContentFormat::TEXT)) => execute(path, request),
+        (Level::Resource, Some(format)) if !is_single_value(format) => {
+            write(path, format, Mode::Partial)
+        }
+        (Level::Resource, Some(_)) => Err(Code::UNSUPPORTED_CONTENT_FORMAT),
+        _ => Err(Code::METHOD_NOT_ALLOWED),
+    }
+}
+
+fn write(path: Path, format: ContentFormat, mode: Mode) -> Result<Operation<'static>, Code> {
+    match path.level() == Level::Instance && is_single_value(format) {
+        true => Err(Code::UNSUPPORTED_CONTENT_FORMAT),
+        false => Ok(Operation::Write(path, format, mode)),
+    }
+}
+
+/// Arguments come as text; the specification also shows `?0=U` in the query.
+fn execute(path: Path, request: &Request) -> Result<Operation<'_>, Code> {
+    let text = std::str::from_utf8(&request.payload).map_err(|_| Code::BAD_REQUEST)?;
+    let mut arguments = Arguments::parse(text).ok_or(Code::BAD_REQUEST)?;
+    if arguments.0.is_empty() {
+        for query in &request.query {
+            let (digit, value) = match query.split_once('=') {
+                Some((digit, value)) => (digit, Some(value.trim_matches('\'').to_owned())),
+                None => (query.as_str(), None),
+            };
+            let digit = digit.parse().ok().filter(|digit| *digit <= 9);
+            arguments.0.push((digit.ok_or(Code::BAD_REQUEST)?, value));
+        }
+    }
+    Ok(Operation::Execute(path, arguments))
+}
+
+/// Whether a format carries exactly one value, so never an instance (LwM2M Core 1.1 §7.4).
+pub(super) fn is_single_value(format: ContentFormat) -> bool {
+    matches!(
+        format,
+        ContentFormat::TEXT | ContentFormat::OPAQUE | ContentFormat::CBOR
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: Code, path: &str, format: Option<ContentFormat>) -> Request {
+        let mut request = Request::new(method, path.split('/').filter(|part| !part.is_empty()));
+        request.content_format = format.map(|format| format.0);
+        request
+    }
+
+    /// The operation's name, or the code it is refused with.
+    fn name(request: &Request) -> String {
+        match parse(request) {
+            Err(code) => code.to_string(),
+            Ok(operation) => format!("{operation:?}")
+                .split('(')
+                .next()
+                .unwrap()
+                .to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_operation_follows_from_method_path_and_content_format() {
+        use ContentFormat as F;
+        for (method, path, format, expected) in [
+            (Code::GET, "/3", None, "Read"),
+            (Code::GET, "/3/0/6/0", None, "Read"),
+            (Code::GET, "/", None, "4.05"),
+            (Code::GET, "/rd", None, "4.04"),
+            (Code::GET, "/03", None, "4.04"),
+            (Code::GET, "/1/2/3/4/5", None, "4.04"),
+            (Code::PUT, "/3/0", Some(F::TLV), "Write"),
+            (Code::PUT, "/3/0", Some(F::TEXT), "4.15"),
+            (Code::PUT, "/3/0/14", Some(F::TEXT), "Write"),
+            (Code::PUT, "/3/0/14", None, "4.00"),
+            (Code::PUT, "/3", Some(F::TLV), "4.05"),
+            (Code::POST, "/3", Some(F::TLV), "4.05"),
+            (Code::POST, "/3/0", Some(F::SENML_CBOR), "Write"),
+            (Code::POST, "/3/0/4", None, "Execute"),
+            (Code::POST, "/3/0/4", Some(F::TEXT), "Execute"),
+            (Code::POST, "/3/0/6", Some(F::TLV), "Write"),
+            (Code::POST, "/3/0/6", Some(F::OPAQUE), "4.15"),
+            (Code::POST, "/3/0/6/0", Some(F::TLV), "4.05"),
+            (Code::DELETE, "/3/0", None, "4.05"),
+            (Code::FETCH, "/", Some(F::SENML_CBOR), "4.05"),
+            (Code::IPATCH, "/", Some(F::SENML_CBOR), "4.05"),
+        ] {
+            assert_eq!(
+                name(&request(method, path, format)),
+                expected,
+                "{method:?} {path} {format:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_put_with_a_query_and_nothing_else_writes_attributes() {
+        let mut put = request(Code::PUT, "/3303/0/5700", None);
+        put.query = vec!["pmin=5".into()];
+        assert_eq!(name(&put), "WriteAttributes");
+        put.payload = vec![1];
+        assert_eq!(name(&put), "4.00");
+    }
+
+    #[test]
+    fn accept_link_format_is_discover_whatever_observe_says() {
+        let mut get = request(Code::GET, "/3", None);
+        get.accept = Some(40);
+        get.observe = Some(Observe::Register);
+        assert_eq!(name(&get), "Discover");
+        get.query = vec!["depth=9".into()];
+        assert_eq!(name(&get), "4.00");
+    }
+
+    #[test]
+    fn execute_arguments_follow_their_grammar() {
+        let parsed = Arguments::parse("0='U',2='10.3',5").unwrap();
+        assert_eq!(
+            parsed.0,
+            [(0, Some("U".into())), (2, Some("10.3".into())), (5, None)]
+        );
+        assert_eq!(Arguments::parse(""), Some(Arguments::default()));
+        assert_eq!(
+            Arguments::parse("1=''").unwrap().0,
+            [(1, Some(String::new()))]
+        );
+        for wrong in [
+            "a", "0,", "0='a", "0=a", "0,0", "0='a b'", "0='\"'", ",1", "10",
+        ] {
+            assert_eq!(Arguments::parse(wrong), None, "{wrong}");
+        }
+    }
+}
