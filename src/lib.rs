@@ -12,6 +12,8 @@
 //! [`gateway::Gateway::poll`] until it returns [`gateway::Output::Timeout`], then wait until that
 //! instant or the next input.
 
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod client;
 pub mod coap;
 pub mod diagnostic;

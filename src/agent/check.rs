@@ -1,0 +1,265 @@
+//! `check`: every mistake in configuration, mappings and object files.
+
+use std::io::{IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::json;
+use toml::de::DeTable;
+
+use crate::agent::cli::EXIT_CONFIG;
+use crate::agent::config::{self, Config, Missing, Sources, files};
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::mapping::Plan;
+
+/// Sections that only a configuration has.
+const CONFIGURATION: [&str; 10] = [
+    "gateway",
+    "mqtt",
+    "devices",
+    "mappings",
+    "models",
+    "store",
+    "admin",
+    "homeassistant",
+    "log",
+    "upstream",
+];
+
+/// What was checked, and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Everything found.
+    pub diagnostics: Vec<Diagnostic>,
+    /// How many files were read.
+    pub files: usize,
+}
+
+impl Report {
+    fn count(&self, severity: Severity) -> usize {
+        self.diagnostics
+            .iter()
+            .filter(|d| d.severity == severity)
+            .count()
+    }
+}
+
+/// Checks `paths`, or without any the configuration with all that it names, and prints what is
+/// found: for a person to standard error, or as a JSON array to standard output.
+///
+/// 78 when there is an error, else 0.
+pub fn run(config: Option<&Path>, paths: &[PathBuf], json: bool) -> ExitCode {
+    let report = if paths.is_empty() {
+        check_configuration(&Sources {
+            unreadable_secrets: Missing::Warning,
+            ..Sources::of_process(config)
+        })
+    } else {
+        check_paths(paths)
+    };
+    // Nobody listens any more when these fail; the exit code still tells.
+    let _ = if json {
+        print_json(&report)
+    } else {
+        print(&report)
+    };
+    match report.count(Severity::Error) {
+        0 => ExitCode::SUCCESS,
+        _ => EXIT_CONFIG.into(),
+    }
+}
+
+/// Checks a configuration, and the object files and mappings that it names.
+pub fn check_configuration(sources: &Sources) -> Report {
+    let loaded = Config::load_from(sources);
+    let mut report = Report {
+        diagnostics: loaded.diagnostics,
+        files: loaded.files.len(),
+    };
+    let config = loaded.partial;
+    let (models, found) = config::models(&config.models.paths);
+    report.diagnostics.extend(found);
+    let (sources, found) = config::mapping_sources(&config.mappings.paths);
+    report.diagnostics.extend(found);
+    report.files += sources.len();
+    let compiled = Plan::compile(&sources, &models, &config.mqtt.base_topic);
+    report.diagnostics.extend(compiled.diagnostics);
+    report
+}
+
+/// Checks mapping files, object files and configuration files; of folders all that end in `.toml`
+/// and `.xml`. Object files given here are known to the mappings given here.
+pub fn check_paths(paths: &[PathBuf]) -> Report {
+    let mut report = Report::default();
+    let mut mappings = Vec::new();
+    let mut models = Vec::new();
+    for file in expand(paths, &mut report.diagnostics) {
+        report.files += 1;
+        if file.extension().is_some_and(|extension| extension == "xml") {
+            models.push(file);
+        } else if is_configuration(&file) {
+            let loaded = Config::load_from(&Sources {
+                file: Some(file),
+                environment: Vec::new(),
+                unreadable_secrets: Missing::Warning,
+                ..Sources::of_process(None)
+            });
+            report.diagnostics.extend(loaded.diagnostics);
+        } else {
+            mappings.push(file);
+        }
+    }
+    let (models, found) = config::models(&models);
+    report.diagnostics.extend(found);
+    let (sources, found) = config::mapping_sources(&mappings);
+    report.diagnostics.extend(found);
+    let base = Config::default().mqtt.base_topic;
+    report
+        .diagnostics
+        .extend(Plan::compile(&sources, &models, &base).diagnostics);
+    report
+}
+
+/// The files named, and those in the folders named.
+fn expand(paths: &[PathBuf], diagnostics: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in paths {
+        let listed = if path.is_dir() {
+            ["toml", "xml"].into_iter().try_for_each(|extension| {
+                found.extend(files::in_folder(path, extension)?);
+                Ok(())
+            })
+        } else {
+            std::fs::metadata(path).map(|_| found.push(path.clone()))
+        };
+        if let Err(error) = listed {
+            diagnostics.push(config::unreadable(path, &error));
+        }
+    }
+    found
+}
+
+/// Whether a file is a configuration and not a mapping, by its sections.
+fn is_configuration(file: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(file) else {
+        return false;
+    };
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let has = |key: &str| document.get_ref().contains_key(key);
+    !has("schema") && !has("profile") && !has("signal") && CONFIGURATION.into_iter().any(has)
+}
+
+fn print(report: &Report) -> std::io::Result<()> {
+    let mut stderr = std::io::stderr().lock();
+    let colour = stderr.is_terminal();
+    for diagnostic in &report.diagnostics {
+        writeln!(stderr, "{}\n", diagnostic.render(colour))?;
+    }
+    let mut stdout = std::io::stdout().lock();
+    writeln!(
+        stdout,
+        "{}, {} in {}",
+        counted(report.count(Severity::Error), "error"),
+        counted(report.count(Severity::Warning), "warning"),
+        counted(report.files, "file"),
+    )
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+fn print_json(report: &Report) -> std::io::Result<()> {
+    let array: Vec<serde_json::Value> = report
+        .diagnostics
+        .iter()
+        .map(|diagnostic| {
+            let place = diagnostic.place.as_ref();
+            json!({
+                "file": &*diagnostic.file,
+                "line": place.map(|place| place.line),
+                "column": place.map(|place| place.column),
+                "severity": diagnostic.severity.to_string(),
+                "code": diagnostic.code,
+                "message": diagnostic.message,
+                "hint": diagnostic.hint,
+            })
+        })
+        .collect();
+    let mut stdout = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut stdout, &array)?;
+    writeln!(stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    fn codes(report: &Report) -> Vec<&str> {
+        report
+            .diagnostics
+            .iter()
+            .map(|diagnostic| diagnostic.code)
+            .collect()
+    }
+
+    #[test]
+    fn a_mapping_with_five_mistakes_has_five_errors() {
+        let report = check_paths(&[file("tests/mapping/bad/five-mistakes.toml")]);
+        assert_eq!(
+            codes(&report),
+            [
+                "version-in-path",
+                "unknown-key",
+                "bad-type",
+                "bad-name",
+                "bad-value"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_with_sections_of_the_configuration_is_checked_as_one() {
+        let report = check_paths(&[file("src/agent/config/template.toml")]);
+        assert_eq!(codes(&report), ["no-listener"]);
+        assert_eq!(report.count(Severity::Error), 0);
+    }
+
+    #[test]
+    fn of_a_folder_every_file_is_checked() {
+        let report = check_paths(&[file("mappings"), file("no-such-folder")]);
+        assert_eq!(codes(&report), ["unreadable"]);
+        assert_eq!(report.files, 1);
+    }
+
+    #[test]
+    fn a_configuration_is_checked_with_the_mappings_that_it_names() {
+        let folder = std::env::temp_dir().join(format!("lwm2mqtt-check-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let main = folder.join("lwm2mqtt.toml");
+        let text = format!(
+            "[mqtt]\nurl = 5\n[mappings]\npaths = [{:?}, {:?}]\n[models]\npaths = [{:?}]\n",
+            file("tests/mapping/bad/keys.toml"),
+            folder.join("absent"),
+            folder,
+        );
+        std::fs::write(&main, text).unwrap();
+        std::fs::write(folder.join("bad.xml"), "<LWM2M>\n  <Object>\n").unwrap();
+        let report = check_configuration(&Sources {
+            file: Some(main),
+            environment: Vec::new(),
+            ..Sources::of_process(None)
+        });
+        std::fs::remove_dir_all(&folder).unwrap();
+        let codes = codes(&report);
+        assert_eq!(codes[..3], ["bad-type", "bad-model", "missing-key"]);
+        assert_eq!(report.files, 2);
+        let model = &report.diagnostics[1];
+        assert!(model.place.is_some() && model.render(false).contains("bad.xml:"));
+    }
+}

@@ -1,0 +1,210 @@
+//! Values of the configuration that stand in a text.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::agent::mqtt::{Address, AddressError};
+use crate::diagnostic::Item;
+
+/// A duration within bounds, `"30s"`, `"1h 30m"`.
+pub(super) fn duration(item: &Item<'_>, least: Duration, most: Duration) -> Option<Duration> {
+    let text = item.text("30s")?;
+    match humantime::parse_duration(text) {
+        Ok(duration) if (least..=most).contains(&duration) => Some(duration),
+        Ok(_) => {
+            let bounds = [least, most].map(|bound| humantime::format_duration(bound).to_string());
+            item.error(
+                "bad-value",
+                format!("`{}` of {text} is out of range", item.key()),
+                format!("write a duration from {} to {}", bounds[0], bounds[1]),
+            );
+            None
+        }
+        Err(_) => {
+            item.error(
+                "bad-duration",
+                format!("`{text}` is no duration"),
+                "write a number and a unit: \"30s\", \"10m\", \"1h 30m\", \"7d\"",
+            );
+            None
+        }
+    }
+}
+
+/// A size in bytes, `"64MiB"`.
+pub(super) fn size(item: &Item<'_>) -> Option<u64> {
+    let text = item.text("64MiB")?;
+    let size = parse_size(text);
+    if size.is_none() {
+        item.error(
+            "bad-size",
+            format!("`{text}` is no size"),
+            "write a whole number and a unit: \"64MiB\", \"500kB\", \"1GiB\"",
+        );
+    }
+    size
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim_start() {
+        "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// A list of addresses to listen at.
+pub(super) fn addresses(item: &Item<'_>) -> Option<Vec<SocketAddr>> {
+    let texts = item.texts("127.0.0.1:5683")?;
+    let addresses = texts.iter().map(|(item, text)| address(item, text));
+    addresses.collect()
+}
+
+/// An address to listen at, `127.0.0.1:5683` or `[::]:5684`.
+pub(super) fn address(item: &Item<'_>, text: &str) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let hint = if text.parse::<std::net::IpAddr>().is_ok() {
+        "add the port: \"127.0.0.1:5683\", \"[::1]:5683\""
+    } else if text.contains("://") {
+        "write the address and port alone, without `coap://`: \"127.0.0.1:5683\""
+    } else if text.trim_start_matches(':').parse::<u16>().is_ok() {
+        "add the address: \"0.0.0.0:5683\" for IPv4, \"[::]:5683\" for both"
+    } else {
+        "write the number of an address and a port: \"127.0.0.1:5683\", \"[::]:5683\" for every one"
+    };
+    item.error(
+        "bad-address",
+        format!("`{text}` is no address to listen at"),
+        hint,
+    );
+    None
+}
+
+/// The URL of a broker. Of a transport that is not built the form is checked.
+pub(super) fn broker_url(item: &Item<'_>) -> Option<String> {
+    let text = item.text("mqtt://localhost:1883")?;
+    let error = match text.parse::<Address>() {
+        Ok(_) => return Some(text.to_owned()),
+        Err(error) => error,
+    };
+    let AddressError::NotBuilt(scheme) = &error else {
+        item.error(
+            "bad-url",
+            error.to_string(),
+            "write it like \"mqtt://localhost:1883\"",
+        );
+        return None;
+    };
+    let rest = text.get(scheme.len() + 3..).unwrap_or_default();
+    // A WebSocket has a path, which no other address has.
+    let authority = match scheme.as_str() {
+        "ws" | "wss" => rest.split('/').next().unwrap_or_default(),
+        _ => rest,
+    };
+    if let Err(error) = format!("mqtt://{authority}").parse::<Address>() {
+        let hint = format!("write it like \"{scheme}://broker.example:8883\"");
+        item.error("bad-url", error.to_string(), hint);
+        return None;
+    }
+    item.warning(
+        "not-built",
+        format!(
+            "{scheme}:// is not built in this version: the agent will not connect to the broker"
+        ),
+        "use mqtt:// to a broker on this host or on a network of its own",
+    );
+    Some(text.to_owned())
+}
+
+/// A path of a file or folder.
+pub(super) fn path(item: &Item<'_>, example: &str) -> Option<PathBuf> {
+    let text = item.text(example)?;
+    if text.is_empty() {
+        item.error(
+            "bad-value",
+            format!("`{}` is empty", item.key()),
+            "write a path, or remove the key",
+        );
+        return None;
+    }
+    Some(PathBuf::from(text))
+}
+
+/// The first levels of topics.
+pub(super) fn base_topic(item: &Item<'_>) -> Option<String> {
+    let text = item.text("site7/lwm2mqtt")?;
+    let (message, hint) = if text.split('/').any(str::is_empty) {
+        (
+            "a topic level is empty",
+            "remove the `/` at the beginning or end, or write a name",
+        )
+    } else if text.contains(['+', '#']) {
+        (
+            "a topic to publish to has no wildcard",
+            "remove `+` and `#`",
+        )
+    } else if text.starts_with('$') {
+        (
+            "topics that begin with `$` belong to the broker",
+            "begin it with another character",
+        )
+    } else if text.chars().any(char::is_control) {
+        ("a topic has no control characters", "remove them")
+    } else if text.len() > 256 {
+        ("a base topic has at most 256 bytes", "shorten it")
+    } else {
+        return Some(text.to_owned());
+    };
+    item.error("bad-topic", message, hint);
+    None
+}
+
+/// A non-empty text of at most `most` bytes without control characters.
+pub(super) fn label(item: &Item<'_>, example: &str, most: usize) -> Option<String> {
+    let text = item.text(example)?;
+    if text.is_empty() || text.len() > most || text.chars().any(char::is_control) {
+        item.error(
+            "bad-value",
+            format!(
+                "`{}` is empty, too long, or holds control characters",
+                item.key()
+            ),
+            format!("write 1 to {most} bytes of text"),
+        );
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_a_unit() {
+        for (text, size) in [
+            ("64MiB", Some(64 << 20)),
+            ("1 GB", Some(1_000_000_000)),
+            ("512B", Some(512)),
+            ("64", None),
+            ("MiB", None),
+            ("1.5MiB", None),
+            ("99999999999999GiB", None),
+        ] {
+            assert_eq!(parse_size(text), size, "{text}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Many simulated devices on real sockets: one task and one socket a device, so that each is a
+//! peer of its own to the server.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::agent::run::Clock;
+use crate::client::simulated::{Profile, Simulated};
+use crate::client::{
+    Account, Client, Config, Counters, Event, Formats, Input, Limits, Output, Retry,
+};
+use crate::coap::{self, Peer};
+use crate::lwm2m::{ContentFormat, Version};
+use crate::time::{Instant, Now, UnixTime};
+
+/// Devices started a second: a server should see a wave, not a wall.
+const STARTED_PER_SECOND: u32 = 250;
+/// How long a device may take to de-register before it is switched off.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+/// The largest datagram that a device takes: a block of 1024 bytes and its options.
+const DATAGRAM: usize = 2048;
+/// Descriptors that the process needs beside one a device.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// What the devices are like and whom they register with.
+#[derive(Clone, Debug)]
+pub(in crate::agent) struct Fleet {
+    pub(in crate::agent) server: SocketAddr,
+    pub(in crate::agent) devices: u32,
+    /// Endpoint names are this and a number.
+    pub(in crate::agent) prefix: String,
+    /// In seconds.
+    pub(in crate::agent) lifetime: u32,
+    /// Between two values of a sensor, on average.
+    pub(in crate::agent) interval: Duration,
+    /// The newest version offered.
+    pub(in crate::agent) version: Version,
+    /// The only structured format the devices know; `None` for all.
+    pub(in crate::agent) format: Option<ContentFormat>,
+    /// How long the devices listen after each message, if they sleep in between.
+    pub(in crate::agent) queue_mode: Option<Duration>,
+    /// The same seed gives the same values.
+    pub(in crate::agent) seed: u64,
+}
+
+/// Something a device saw.
+#[derive(Debug)]
+pub(in crate::agent) struct Report {
+    pub(in crate::agent) device: u32,
+    pub(in crate::agent) at: UnixTime,
+    pub(in crate::agent) event: Event,
+}
+
+/// What all devices did together, counted while they run.
+#[derive(Debug, Default)]
+pub(in crate::agent) struct Totals {
+    pub(in crate::agent) notifications: AtomicU64,
+    pub(in crate::agent) requests: AtomicU64,
+    pub(in crate::agent) refused: AtomicU64,
+    /// Times the server's host said that nothing listens there (ICMP).
+    pub(in crate::agent) unreachable: AtomicU64,
+}
+
+impl Fleet {
+    /// The endpoint name of a device, with as many digits as the last one needs.
+    pub(in crate::agent) fn endpoint_name(&self, device: u32) -> String {
+        let width = self.devices.saturating_sub(1).to_string().len();
+        format!("{}{device:0width$}", self.prefix)
+    }
+
+    /// Runs the devices until `stop` turns true and they have de-registered.
+    ///
+    /// # Errors
+    /// The system refuses a socket.
+    pub(in crate::agent) async fn run(
+        self,
+        reports: mpsc::Sender<Report>,
+        totals: Arc<Totals>,
+        mut stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        allow_sockets(self.devices)?;
+        let clock = Clock::start();
+        let mut tasks = JoinSet::new();
+        let pace = Duration::from_secs(1) / STARTED_PER_SECOND;
+        let mut started = tokio::time::interval(pace);
+        started.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+        for index in 0..self.devices {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                _ = started.tick() => {}
+            }
+            let socket = connect(self.server)
+                .await
+                .with_context(|| format!("no socket for device {}", self.endpoint_name(index)))?;
+            let device = Device {
+                index,
+                socket,
+                server: Peer {
+                    listener: 0,
+                    address: self.server,
+                },
+                client: self.client(index, clock.now()),
+                clock,
+                reports: reports.clone(),
+                totals: totals.clone(),
+                counted: Counters::default(),
+            };
+            tasks.spawn(device.run(stop.clone()));
+        }
+        drop(reports);
+        while tasks.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    fn client(&self, index: u32, now: Now) -> Client<Simulated> {
+        let mut seed = StdRng::seed_from_u64(self.seed ^ u64::from(index).rotate_left(32));
+        let profile = Profile {
+            index,
+            lifetime: self.lifetime,
+            interval: self.interval,
+        };
+        let (behaviour, tree) = Simulated::device(now, &profile, seed.random());
+        let peer = Peer {
+            listener: 0,
+            address: self.server,
+        };
+        let config = Config {
+            endpoint: self.endpoint_name(index),
+            accounts: vec![Account {
+                instance: 0,
+                peer,
+                version: self.version,
+                queue_mode: self.queue_mode,
+                hold_off: Duration::ZERO,
+            }],
+            formats: self.format.map_or_else(Formats::default, Formats::only),
+            // somebody sits in front of a simulation: sooner than the specification's minute
+            retry: Retry {
+                first: Duration::from_secs(2),
+                longest: Duration::from_secs(60),
+            },
+            limits: Limits::default(),
+            coap: coap::Parameters::default(),
+            coap_limits: coap::Limits::default(),
+        };
+        // tokens and message ids must not repeat those of a run a moment ago
+        let ids = seed.random::<[u8; 32]>();
+        let ids =
+            std::array::from_fn(|at| ids[at] ^ (now.unix.as_millis() >> (8 * (at % 8))) as u8);
+        Client::new(now, config, tree, behaviour, ids)
+    }
+}
+
+/// One device on its socket.
+struct Device {
+    index: u32,
+    socket: UdpSocket,
+    server: Peer,
+    client: Client<Simulated>,
+    clock: Clock,
+    reports: mpsc::Sender<Report>,
+    totals: Arc<Totals>,
+    counted: Counters,
+}
+
+impl Device {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut leave_by = None;
+        self.client.handle(self.clock.now(), Input::Timeout);
+        loop {
+            let Some(next) = self.drain().await else {
+                return;
+            };
+            let wake = [next, leave_by].into_iter().flatten().min();
+            tokio::select! {
+                readable = self.socket.readable() => {
+                    if readable.is_ok() {
+                        self.receive();
+                    }
+                }
+                () = sleep_until(self.clock, wake) => {
+                    let now = self.clock.now();
+                    if leave_by.is_some_and(|at| at <= now.instant) {
+                        return;
+                    }
+                    self.client.handle(now, Input::Timeout);
+                }
+                _ = stop.wait_for(|stop| *stop), if leave_by.is_none() => {
+                    if let Ok(Some(_)) = self.socket.take_error() {
+                        self.note_unreachable();
+                    }
+                    let now = self.clock.now();
+                    leave_by = Some(now.instant + LEAVE_WITHIN);
+                    self.client.handle(now, Input::Stop);
+                }
+            }
+        }
+    }
+
+    /// Does all that the client wants; `None` when it is done for good, else when to wake it.
+    async fn drain(&mut self) -> Option<Option<Instant>> {
+        loop {
+            match self.client.poll() {
+                Output::Datagram { bytes, .. } => {
+                    // the error is an earlier datagram's (ICMP), and this one has not left; if it
+                    // does not leave now either, the message layer repeats it
+                    if self.socket.send(&bytes).await.is_err() {
+                        self.note_unreachable();
+                        _ = self.socket.send(&bytes).await;
+                    }
+                }
+                Output::Event(Event::Stopped) => return None,
+                Output::Event(event) => {
+                    let report = Report {
+                        device: self.index,
+                        at: self.clock.now().unix,
+                        event,
+                    };
+                    self.reports.send(report).await.ok()?;
+                }
+                Output::Timeout(next) => {
+                    self.count();
+                    return Some(next);
+                }
+            }
+        }
+    }
+
+    /// Takes the datagrams that wait.
+    fn receive(&mut self) {
+        let mut buffer = [0; DATAGRAM];
+        loop {
+            match self.socket.try_recv(&mut buffer) {
+                Ok(length) => {
+                    let peer = self.server;
+                    let bytes = &buffer[..length];
+                    self.client
+                        .handle(self.clock.now(), Input::Datagram { peer, bytes });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // nothing listens there at present; the message layer repeats
+                Err(_) => self.note_unreachable(),
+            }
+        }
+    }
+
+    fn note_unreachable(&self) {
+        self.totals.unreachable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&mut self) {
+        let counters = self.client.counters();
+        let before = std::mem::replace(&mut self.counted, counters);
+        let add = |total: &AtomicU64, after: u64, before: u64| {
+            total.fetch_add(after - before, Ordering::Relaxed);
+        };
+        let totals = &self.totals;
+        add(
+            &totals.notifications,
+            counters.notifications,
+            before.notifications,
+        );
+        add(&totals.requests, counters.requests, before.requests);
+        add(&totals.refused, counters.refused, before.refused);
+    }
+}
+
+/// Waits for an instant of the core; for ever if there is none.
+async fn sleep_until(clock: Clock, instant: Option<Instant>) {
+    match instant {
+        Some(at) => tokio::time::sleep_until(clock.at(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn connect(server: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = match server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    Ok(socket)
+}
+
+/// Raises the limit on open files to what so many devices need, as far as the system lets us.
+fn allow_sockets(devices: u32) -> anyhow::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let needed = u64::from(devices) + OTHER_DESCRIPTORS;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let raised = Rlimit {
+        current: Some(needed),
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).with_context(|| {
+        format!(
+            "{devices} devices need {needed} open files, and this shell allows fewer: \
+             raise `ulimit -Hn` or simulate fewer devices"
+        )
+    })
+}
