@@ -1,0 +1,18 @@
+//! The agent against real sockets and real brokers.
+
+#![cfg(feature = "agent")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and these touch the outside"
+)]
+
+mod broker;
+mod device;
+mod gateway;
+mod mqtt;
+mod outage;
+mod scripted;
