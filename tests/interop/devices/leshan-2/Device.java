@@ -1,0 +1,205 @@
+// A scripted LwM2M 1.1 device on the libraries of Eclipse Leshan 2.x: everything that goes over the wire is Leshan's.
+// Arguments: server address, endpoint name, lifetime in seconds. Commands on stdin and events on stdout: see ../README.md.
+
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.ConcurrentHashMap;
+
+import org.eclipse.leshan.client.LeshanClient;
+import org.eclipse.leshan.client.LeshanClientBuilder;
+import org.eclipse.leshan.client.engine.DefaultRegistrationEngineFactory;
+import org.eclipse.leshan.client.object.Security;
+import org.eclipse.leshan.client.object.Server;
+import org.eclipse.leshan.client.observer.LwM2mClientObserverAdapter;
+import org.eclipse.leshan.client.resource.BaseInstanceEnabler;
+import org.eclipse.leshan.client.resource.BaseInstanceEnablerFactory;
+import org.eclipse.leshan.client.resource.LwM2mInstanceEnabler;
+import org.eclipse.leshan.client.resource.ObjectsInitializer;
+import org.eclipse.leshan.client.servers.LwM2mServer;
+import org.eclipse.leshan.core.ResponseCode;
+import org.eclipse.leshan.core.model.ObjectLoader;
+import org.eclipse.leshan.core.model.ObjectModel;
+import org.eclipse.leshan.core.model.ResourceModel;
+import org.eclipse.leshan.core.model.ResourceModel.Operations;
+import org.eclipse.leshan.core.model.ResourceModel.Type;
+import org.eclipse.leshan.core.model.StaticModel;
+import org.eclipse.leshan.core.node.LwM2mResource;
+import org.eclipse.leshan.core.request.DeregisterRequest;
+import org.eclipse.leshan.core.request.RegisterRequest;
+import org.eclipse.leshan.core.request.UpdateRequest;
+import org.eclipse.leshan.core.request.argument.Arguments;
+import org.eclipse.leshan.core.response.ExecuteResponse;
+import org.eclipse.leshan.core.response.ReadResponse;
+import org.eclipse.leshan.core.response.WriteResponse;
+import org.eclipse.leshan.transport.californium.client.endpoint.CaliforniumClientEndpointsProvider;
+import org.eclipse.leshan.transport.californium.client.endpoint.coap.CoapClientProtocolProvider;
+
+public class Device {
+    static void say(String event) {
+        System.out.println(event);
+        System.out.flush();
+    }
+
+    /** One instance whose resources are the entries of a table. */
+    static class Table extends BaseInstanceEnabler {
+        final int object;
+        final Map<Integer, Object> values = new ConcurrentHashMap<>();
+
+        Table(int object, Map<Integer, Object> values) {
+            this.object = object;
+            this.values.putAll(values);
+        }
+
+        String path(int resource) {
+            return "/" + object + "/" + getId() + "/" + resource;
+        }
+
+        void set(int resource, Object value) {
+            values.put(resource, value);
+            fireResourceChange(resource);
+        }
+
+        @Override
+        public List<Integer> getAvailableResourceIds(ObjectModel model) {
+            return new ArrayList<>(new TreeMap<>(values).keySet());
+        }
+
+        @Override
+        public ReadResponse read(LwM2mServer server, int resource) {
+            Object value = values.get(resource);
+            if (value instanceof String)
+                return ReadResponse.success(resource, (String) value);
+            if (value instanceof Long)
+                return ReadResponse.success(resource, (Long) value);
+            if (value instanceof Double)
+                return ReadResponse.success(resource, (Double) value);
+            if (value instanceof Boolean)
+                return ReadResponse.success(resource, (Boolean) value);
+            return ReadResponse.notFound();
+        }
+
+        @Override
+        public WriteResponse write(LwM2mServer server, boolean replace, int resource, LwM2mResource value) {
+            values.put(resource, value.getValue());
+            say("wrote " + path(resource) + " " + value.getValue());
+            fireResourceChange(resource);
+            return WriteResponse.success();
+        }
+
+        @Override
+        public ExecuteResponse execute(LwM2mServer server, int resource, Arguments arguments) {
+            say("executed " + path(resource) + (arguments.isEmpty() ? "" : " " + arguments.serialize()));
+            return ExecuteResponse.success();
+        }
+    }
+
+    static ResourceModel resource(int id, String name, Operations operations, Type type) {
+        return new ResourceModel(id, name, operations, false, false, type, "", "", "");
+    }
+
+    static final Map<String, Table> tables = new TreeMap<>();
+
+    public static void main(String[] arguments) throws Exception {
+        String server = "coap://" + arguments[0];
+        String endpoint = arguments[1];
+        long lifetime = Long.parseLong(arguments[2]);
+
+        List<ObjectModel> models = new ArrayList<>(ObjectLoader.loadDefault());
+        models.add(new ObjectModel(3303, "Temperature", "", "1.1", true, false,
+                resource(5700, "Sensor Value", Operations.R, Type.FLOAT),
+                resource(5701, "Sensor Units", Operations.R, Type.STRING),
+                resource(5605, "Reset Min and Max Measured Values", Operations.E, Type.NONE)));
+        models.add(new ObjectModel(3311, "Light Control", "", "1.0", true, false,
+                resource(5850, "On/Off", Operations.RW, Type.BOOLEAN),
+                resource(5851, "Dimmer", Operations.RW, Type.INTEGER)));
+
+        table(3, Map.of(0, "Eclipse Leshan", 1, "interop", 2, endpoint, 9, 87L, 11, 0L, 14, "+01:00", 16, "U"));
+        table(3303, Map.of(5700, 20.5, 5701, "Cel"));
+        table(3311, Map.of(5850, false, 5851, 50L));
+
+        ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
+        objects.setInstancesForObject(0, Security.noSec(server, 123));
+        objects.setInstancesForObject(1, new Server(123, lifetime));
+        for (Table table : tables.values()) {
+            objects.setInstancesForObject(table.object, table);
+            objects.setFactoryForObject(table.object, new BaseInstanceEnablerFactory() {
+                @Override
+                public LwM2mInstanceEnabler create() {
+                    return new Table(table.object, Map.of());
+                }
+            });
+        }
+
+        DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
+        engine.setRequestTimeoutInMs(5_000);
+        engine.setDeregistrationTimeoutInMs(5_000);
+        CaliforniumClientEndpointsProvider coap = new CaliforniumClientEndpointsProvider.Builder(
+                new CoapClientProtocolProvider()).build();
+        LeshanClient client = new LeshanClientBuilder(endpoint).setObjects(objects.createAll())
+                .setRegistrationEngineFactory(engine).setEndpointsProviders(coap).build();
+        client.addObserver(new LwM2mClientObserverAdapter() {
+            @Override
+            public void onRegistrationSuccess(LwM2mServer server, RegisterRequest request, String location) {
+                say("registered " + location);
+            }
+
+            @Override
+            public void onRegistrationFailure(LwM2mServer server, RegisterRequest request, ResponseCode code,
+                    String text, Exception cause) {
+                say("refused register " + code + " " + text + " " + cause);
+            }
+
+            @Override
+            public void onUpdateSuccess(LwM2mServer server, UpdateRequest request) {
+                say("updated");
+            }
+
+            @Override
+            public void onUpdateFailure(LwM2mServer server, UpdateRequest request, ResponseCode code, String text,
+                    Exception cause) {
+                say("refused update " + code + " " + text + " " + cause);
+            }
+
+            @Override
+            public void onDeregistrationSuccess(LwM2mServer server, DeregisterRequest request) {
+                say("deregistered");
+            }
+        });
+        client.start();
+
+        BufferedReader commands = new BufferedReader(new InputStreamReader(System.in));
+        for (String line; (line = commands.readLine()) != null;) {
+            String[] words = line.trim().split(" ", 3);
+            if (words[0].equals("set"))
+                set(words[1], words[2]);
+            else if (words[0].equals("update"))
+                client.triggerRegistrationUpdate();
+            else if (words[0].equals("deregister")) {
+                client.destroy(true);
+                break;
+            } else
+                say("unknown command " + line);
+        }
+        System.exit(0);
+    }
+
+    static void table(int object, Map<Integer, Object> values) {
+        tables.put("/" + object + "/0", new Table(object, values));
+    }
+
+    static void set(String path, String text) {
+        int cut = path.lastIndexOf('/');
+        Table table = tables.get(path.substring(0, cut));
+        int resource = Integer.parseInt(path.substring(cut + 1));
+        Object old = table.values.get(resource);
+        Object value = old instanceof Double ? (Object) Double.valueOf(text)
+                : old instanceof Long ? (Object) Long.valueOf(text)
+                : old instanceof Boolean ? (Object) Boolean.valueOf(text) : text;
+        table.set(resource, value);
+        say("set " + path + " " + value);
+    }
+}
