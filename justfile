@@ -1,0 +1,47 @@
+# Lists the recipes.
+default:
+    @just --list --unsorted
+
+# Every test that needs nothing but cargo.
+test *ARGS:
+    script/test {{ARGS}}
+
+# Formats the code.
+fmt:
+    cargo fmt
+
+# Formatting, lints and scripts, as CI has them.
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    cargo clippy --all-targets --all-features -- -D warnings
+    shellcheck .ci/run script/setup script/test script/demo script/bench-agent
+
+# The wall around the core: it builds without sockets, runtime and MQTT client.
+check-core:
+    cargo check --lib --no-default-features
+
+# Broker, gateway and simulated devices in one process.
+demo *ARGS:
+    script/demo {{ARGS}}
+
+# Devices written by others and mosquitto; WORDs choose cases by name.
+interop *WORDS:
+    script/setup --interop
+    cargo test --features interop --test interop -- {{WORDS}}
+
+# The benchmarks inside one process.
+bench *ARGS:
+    cargo bench {{ARGS}}
+
+# The release binary under a fleet of synthetic devices: rates, CPU, latency, memory.
+bench-agent *CASES:
+    script/bench-agent {{CASES}}
+
+# Licences, advisories and sources of the dependencies (cargo install cargo-deny).
+deny:
+    cargo deny check
+
+# All of CI.
+ci:
+    .ci/run
