@@ -9,7 +9,7 @@ use super::reconcile::{DEVICE_OBJECT, dropped_attributes, observe};
 use crate::gateway::device::{Availability, Device, Reason, State};
 use crate::gateway::publish::Publish;
 use crate::gateway::{Event, Gateway};
-use crate::mapping::DeviceFacts;
+use crate::mapping::{DeviceFacts, suffixed};
 use crate::server::{self, DeviceId, Operation};
 use crate::time::Now;
 
@@ -82,10 +82,17 @@ impl Gateway {
 
     /// The topic name of a device: what the plan wants, with a suffix when another has it.
     pub(super) fn claim_name(&mut self, wanted: &str, endpoint: &str, id: DeviceId) -> Arc<str> {
-        let mut name: Arc<str> = wanted.into();
-        if self.by_name.contains_key(&name) {
-            name = crate::mapping::suffixed(wanted, endpoint).into();
-        }
+        let numbered = format!("{}-{wanted}", id.0);
+        // The last resort is for a name that was made to look like another device's suffixed one.
+        let name: Arc<str> = [
+            wanted.to_owned(),
+            suffixed(wanted, endpoint),
+            suffixed(&numbered, endpoint),
+        ]
+        .into_iter()
+        .find(|name| !self.by_name.contains_key(name.as_str()))
+        .unwrap_or(numbered)
+        .into();
         self.by_name.insert(name.clone(), id);
         name
     }
