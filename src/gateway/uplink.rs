@@ -194,11 +194,10 @@ impl Gateway {
             }
         };
         let sample = arrival.sample(signal, value, time);
-        if tracked
-            .last
-            .as_ref()
-            .is_some_and(|last| sample.time < last.time)
-        {
+        // Only a device's own word makes a sample old: our clock may be set back, and what comes
+        // in now is the newest all the same.
+        let stands = tracked.last.as_ref().map(|last| last.time);
+        if sample.device_time && stands.is_some_and(|stands| sample.time < stands) {
             self.counters.older += 1;
             return None;
         }

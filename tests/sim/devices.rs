@@ -392,3 +392,20 @@ fn what_was_under_way_when_a_device_left_is_no_problem_of_its() {
         .filter(|event| matches!(event, lwm2mqtt::gateway::Event::ObserveFailed { .. }));
     assert_eq!(failed.count(), 0);
 }
+
+#[test]
+fn a_clock_that_is_set_back_does_not_stop_the_values() {
+    let mut rig = Rig::new();
+    let device = rig.add_registered();
+    rig.now.unix = lwm2mqtt::time::UnixTime::from_millis(1_700_000_000_000);
+    rig.notify(
+        device,
+        "/3303/0",
+        content(110, r#"[{"n":"/3303/0/5700","v":30}]"#),
+        false,
+    );
+    rig.run(SECOND);
+    let value = rig.broker.json(VALUE);
+    assert_eq!(value["value"], 30.0);
+    assert!(value["time"].as_str().unwrap().starts_with("2023-"));
+}
