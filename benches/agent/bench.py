@@ -283,9 +283,6 @@ def main():
         if words and not any(word in title for word in words):
             continue
         for kind in kinds:
-            if "latency" in title and kind is Rumqttd:
-                # It leaves Nagle's algorithm on, and a subscriber's delayed ACK then shows as 40 ms.
-                continue
             runs = [run(case, kind) for _ in range(RUNS)]
             cells = [f"{name} {figure([one[name] for one in runs])}" for name in runs[0]]
             print(f"| {title} | {kind.name} | {'; '.join(cells)} |", flush=True)
