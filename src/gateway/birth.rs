@@ -1,6 +1,7 @@
 //! The birth message of a device (MQTT contract §4): enough to build a user interface from.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -125,16 +126,17 @@ impl Gateway {
         }
     }
 
-    /// Publishes a birth message, unless the one that stands says the same.
+    /// Publishes a birth message, unless the one that stands says the same. Of that one a keyed
+    /// hash is kept: births are the largest messages there are.
     pub(super) fn publish_birth(&mut self, id: DeviceId) {
         let Some(publish) = self.birth_of(id) else {
             return;
         };
+        let hash = self.birth_hash.hash_one(&publish.payload);
         let Some(device) = self.device_mut(id) else {
             return;
         };
-        if device.birth.as_ref() != Some(&publish.payload) {
-            device.birth = Some(publish.payload.clone());
+        if device.birth.replace(hash) != Some(hash) {
             self.publish(publish);
         }
     }

@@ -31,12 +31,14 @@ pub struct Device {
     pub sequence: u64,
     /// What is left of bringing the device to what the plan wants.
     pub setup: VecDeque<Operation>,
+    /// What the plan wants observed, and the device turned out not to have.
+    pub absent: Vec<Path>,
     /// The setup step under way.
     pub setup_running: Option<OperationId>,
     /// When the availability was last published because of a mere contact.
     pub seen_published: Instant,
-    /// The last birth message.
-    pub birth: Option<Vec<u8>>,
+    /// The hash of the last birth message.
+    pub birth: Option<u64>,
     /// When the next one is due, if anything changed.
     pub birth_due: Option<Instant>,
 }
@@ -58,6 +60,7 @@ impl Device {
             signals: Vec::new(),
             sequence: 0,
             setup: VecDeque::new(),
+            absent: Vec::new(),
             setup_running: None,
             seen_published: Instant::ZERO,
             birth: None,

@@ -34,7 +34,7 @@ use crate::gateway::event::Allowance;
 use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
 use crate::gateway::publish::Publish;
 use crate::gateway::topics::Topics;
-use crate::keyed::{self, KeyedMap};
+use crate::keyed::{self, HashKey, KeyedMap};
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
 use crate::server::{self, DeviceId, OperationId, Server};
@@ -195,6 +195,7 @@ pub struct Gateway {
     purposes: KeyedMap<OperationId, Purpose>,
     /// Births that wait for more news of the same device.
     births: BTreeSet<(Instant, DeviceId)>,
+    birth_hash: HashKey,
     broker: Broker,
     outbox: Outbox,
     counters: Counters,
@@ -246,6 +247,7 @@ impl Gateway {
             command_deadlines: BTreeSet::new(),
             purposes: keyed::map(&mut rng),
             births: BTreeSet::new(),
+            birth_hash: HashKey::generate(&mut rng),
             broker,
             outbox: Outbox::new(limits.outbox, &mut rng),
             counters: Counters::default(),

@@ -63,6 +63,7 @@ impl Gateway {
         }
         device.problems = problems;
         device.setup = setup;
+        device.absent.clear();
         device.setup_running = None;
         let device = device.name.to_string();
         self.report(

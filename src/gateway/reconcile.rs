@@ -34,7 +34,8 @@ impl Gateway {
                 .setup
                 .iter()
                 .any(|operation| *operation.path() == desired.path);
-            !waits && !registration.observed().any(|path| *path == desired.path)
+            let absent = device.absent.contains(&desired.path);
+            !waits && !absent && !registration.observed().any(|path| *path == desired.path)
         });
         let operations: Vec<_> = fresh.flat_map(observe).collect();
         device.setup.extend(operations);
@@ -166,9 +167,10 @@ impl Gateway {
         let Some(device) = self.device_mut(id) else {
             return;
         };
-        device
-            .setup
-            .retain(|operation| !DEVICE_OBJECT.contains(operation.path()) || has(operation.path()));
+        let missing = |path: &Path| DEVICE_OBJECT.contains(path) && !has(path);
+        let setup = device.setup.iter().map(Operation::path);
+        device.absent = setup.filter(|path| missing(path)).copied().collect();
+        device.setup.retain(|operation| !missing(operation.path()));
         if device.about != about {
             device.about = about;
             self.birth_later(now, id);
