@@ -409,3 +409,51 @@ fn a_clock_that_is_set_back_does_not_stop_the_values() {
     assert_eq!(value["value"], 30.0);
     assert!(value["time"].as_str().unwrap().starts_with("2023-"));
 }
+
+#[test]
+fn a_device_with_an_alternate_path_is_asked_below_it() {
+    let mut rig = Rig::new();
+    let device = rig.add_device();
+    let payload = r#"[{"bn":"/lwm2m/3303/0/","n":"5700","v":7.5}]"#;
+    rig.devices[device].answer(Code::GET, "/lwm2m/3303/0", content(110, payload));
+    let objects = "</lwm2m>;rt=\"oma.lwm2m\";ct=110, </lwm2m/3303/0>;ver=\"1.1\"";
+    rig.register(device, "dev1", "b=U", objects);
+    rig.run(SECOND);
+    assert_eq!(rig.broker.json(VALUE)["value"], 7.5);
+}
+
+#[test]
+fn what_no_model_knows_keeps_its_numbers_and_the_type_that_it_comes_with() {
+    let mut rig = Rig::new();
+    let device = rig.add_device();
+    let payload = r#"[{"bn":"/33210/0/","n":"1","v":5},{"n":"7","vb":true},{"n":"8","vs":"x"}]"#;
+    rig.devices[device].answer(Code::GET, "/33210/0", content(110, payload));
+    rig.register(device, "dev1", "", "</>;ct=110,</33210/0>");
+    rig.run(SECOND);
+    let value = |name: &str| {
+        rig.broker
+            .json(&format!("lwm2mqtt/d/dev1/v/33210-0/{name}"))["value"]
+            .clone()
+    };
+    assert_eq!(
+        (value("1"), value("7"), value("8")),
+        (5.into(), true.into(), "x".into())
+    );
+}
+
+#[test]
+fn an_unchanged_birth_is_not_published_again() {
+    let mut rig = Rig::new();
+    let device = rig.add_registered();
+    let births = rig.broker.messages("lwm2mqtt/d/dev1").len();
+    let location = rig.location(device);
+    let mut update = Request::new(Code::POST, location);
+    update.query = vec!["lt=400".into()];
+    rig.request(device, update);
+    rig.run(5 * SECOND);
+    assert_eq!(rig.broker.messages("lwm2mqtt/d/dev1").len(), births);
+    assert_eq!(
+        rig.broker.json("lwm2mqtt/d/dev1/availability")["lifetime"],
+        400
+    );
+}
