@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use lwm2mqtt::coap::{self, Code, Endpoint, Peer, Request, Response};
+use lwm2mqtt::coap::{self, Code, Endpoint, Request, Response};
 use lwm2mqtt::gateway::outbox::Session;
 use lwm2mqtt::gateway::{Gateway, Input, Limits, Output, Settings, Setup};
 use lwm2mqtt::lwm2m::codec::{self, Context};
 use lwm2mqtt::lwm2m::{ContentFormat, Models, Path, Record, Value};
 use lwm2mqtt::mapping::Plan;
+use lwm2mqtt::route::Route;
 use lwm2mqtt::server::{self, Join};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 
@@ -89,7 +90,7 @@ struct Pair {
     token: Option<coap::Token>,
 }
 
-const DEVICE: Peer = Peer {
+const DEVICE: Route = Route {
     listener: 0,
     address: std::net::SocketAddr::new(
         std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
@@ -131,7 +132,9 @@ impl Pair {
         let mut register = Request::new(Code::POST, ["rd"]);
         register.query = vec!["ep=bench".into(), "lwm2m=1.1".into(), "lt=86400".into()];
         register.payload = "</3303/0>".into();
-        pair.device.request(NOW.instant, DEVICE, register).unwrap();
+        pair.device
+            .request(NOW.instant, DEVICE.into(), register)
+            .unwrap();
         for _ in 0..20 {
             pair.exchange();
         }
@@ -146,7 +149,7 @@ impl Pair {
                 coap::Output::Datagram { bytes, .. } => self.gateway.handle(
                     self.now,
                     Input::Datagram {
-                        peer: DEVICE,
+                        route: DEVICE,
                         bytes: &bytes,
                     },
                 ),
@@ -173,7 +176,7 @@ impl Pair {
         loop {
             match self.gateway.poll() {
                 Output::Datagram { bytes, .. } => {
-                    self.device.receive(self.now.instant, DEVICE, &bytes)
+                    self.device.receive(self.now.instant, DEVICE.into(), &bytes)
                 }
                 Output::Event(_) => {}
                 Output::Timeout(_) => break,
@@ -195,7 +198,7 @@ impl Pair {
     fn notification(&mut self, value: f64) -> Vec<u8> {
         self.device.notify(
             self.now.instant,
-            DEVICE,
+            DEVICE.into(),
             self.token.unwrap(),
             temperature(value),
             false,
@@ -245,7 +248,7 @@ fn notification(criterion: &mut Criterion) {
                 pair.gateway.handle(
                     pair.now,
                     Input::Datagram {
-                        peer: DEVICE,
+                        route: DEVICE,
                         bytes: black_box(datagram),
                     },
                 );

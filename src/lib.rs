@@ -2,7 +2,7 @@
 //!
 //! The crate is a core without input or output, and a shell around it.
 //!
-//! * The core ([`coap`], [`lwm2m`], [`server`], [`client`], [`mapping`], [`gateway`]) is made of
+//! * The core ([`coap`], [`dtls`], [`lwm2m`], [`server`], [`client`], [`mapping`], [`gateway`]) is made of
 //!   state machines. Time, bytes and randomness are arguments; what they want done comes out of a
 //!   `poll`. It builds alone with `--no-default-features`.
 //! * The shell ([`agent`], feature `agent`) owns sockets, the MQTT connection, configuration
@@ -17,9 +17,12 @@ pub mod agent;
 pub mod client;
 pub mod coap;
 pub mod diagnostic;
+pub mod dtls;
 pub mod gateway;
 pub mod keyed;
 pub mod lwm2m;
 pub mod mapping;
+pub mod route;
+pub mod secret;
 pub mod server;
 pub mod time;

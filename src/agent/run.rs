@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::agent::mqtt::{self, Link, Subscription};
 use crate::agent::socket::{DATAGRAM_MAX, Sockets};
 use crate::gateway::{Event, Gateway, Input, Output, Setup, Severity};
+use crate::route::Route;
 use crate::time::{Instant, Now, UnixTime};
 
 /// Datagrams taken at a time before MQTT gets its turn.
@@ -123,12 +124,12 @@ impl Agent {
                 biased;
                 () = &mut stop => break,
                 event = self.link.event() => self.on_link(event),
-                (peer, length) = self.sockets.receive(&mut buffer) => {
-                    self.receive(peer, &buffer[..length]);
+                (route, length) = self.sockets.receive(&mut buffer) => {
+                    self.receive(route, &buffer[..length]);
                     for _ in 1..BURST {
-                        let Some((peer, length)) = self.sockets.try_receive(&mut buffer) else { break };
+                        let Some((route, length)) = self.sockets.try_receive(&mut buffer) else { break };
                         self.drain();
-                        self.receive(peer, &buffer[..length]);
+                        self.receive(route, &buffer[..length]);
                     }
                 }
                 () = wake => self.gateway.handle(self.clock.now(), Input::Timeout),
@@ -137,18 +138,18 @@ impl Agent {
         self.stop().await;
     }
 
-    fn receive(&mut self, peer: crate::coap::Peer, bytes: &[u8]) {
+    fn receive(&mut self, route: Route, bytes: &[u8]) {
         self.gateway
-            .handle(self.clock.now(), Input::Datagram { peer, bytes });
+            .handle(self.clock.now(), Input::Datagram { route, bytes });
     }
 
     /// Does what the core wants done; until when it then can wait.
     fn drain(&mut self) -> Option<tokio::time::Instant> {
         loop {
             match self.gateway.poll() {
-                Output::Datagram { peer, bytes } => {
-                    if let Err(error) = self.sockets.send(peer, &bytes) {
-                        tracing::debug!("datagram to {peer} not sent: {error}");
+                Output::Datagram { route, bytes } => {
+                    if let Err(error) = self.sockets.send(route, &bytes) {
+                        tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
                 Output::Event(event) => log(&event),

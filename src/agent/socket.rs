@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
-use crate::coap::Peer;
+use crate::route::Route;
 
 /// Room for 2 000 devices that register at once, with the kernel's own cost of each datagram.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -44,7 +44,7 @@ impl Sockets {
     }
 
     /// Waits for a datagram. Cancel-safe.
-    pub async fn receive(&mut self, buffer: &mut [u8]) -> (Peer, usize) {
+    pub async fn receive(&mut self, buffer: &mut [u8]) -> (Route, usize) {
         std::future::poll_fn(|context| self.poll_receive(context, buffer)).await
     }
 
@@ -52,7 +52,7 @@ impl Sockets {
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut [u8],
-    ) -> Poll<(Peer, usize)> {
+    ) -> Poll<(Route, usize)> {
         let count = self.sockets.len();
         for turn in 0..count {
             let index = (self.next + turn) % count;
@@ -61,7 +61,7 @@ impl Sockets {
             while let Poll::Ready(result) = self.sockets[index].poll_recv_from(context, &mut read) {
                 if let Ok(address) = result {
                     self.next = index + 1;
-                    return Poll::Ready((peer(index, address), read.filled().len()));
+                    return Poll::Ready((route(index, address), read.filled().len()));
                 }
             }
         }
@@ -69,29 +69,29 @@ impl Sockets {
     }
 
     /// A datagram that has come already, if there is one.
-    pub fn try_receive(&mut self, buffer: &mut [u8]) -> Option<(Peer, usize)> {
+    pub fn try_receive(&mut self, buffer: &mut [u8]) -> Option<(Route, usize)> {
         let count = self.sockets.len();
         for turn in 0..count {
             let index = (self.next + turn) % count;
             if let Ok((length, address)) = self.sockets[index].try_recv_from(buffer) {
-                return Some((peer(index, address), length));
+                return Some((route(index, address), length));
             }
         }
         None
     }
 
     /// Sends a datagram. UDP may lose it, and so may a full socket: retransmission mends both.
-    pub fn send(&self, peer: Peer, datagram: &[u8]) -> io::Result<()> {
+    pub fn send(&self, route: Route, datagram: &[u8]) -> io::Result<()> {
         let socket = self
             .sockets
-            .get(usize::from(peer.listener))
+            .get(usize::from(route.listener))
             .ok_or(io::ErrorKind::NotFound)?;
-        socket.try_send_to(datagram, peer.address).map(|_| ())
+        socket.try_send_to(datagram, route.address).map(|_| ())
     }
 }
 
-const fn peer(index: usize, address: SocketAddr) -> Peer {
-    Peer {
+const fn route(index: usize, address: SocketAddr) -> Route {
+    Route {
         listener: index as u16,
         address,
     }

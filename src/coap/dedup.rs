@@ -220,16 +220,17 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::route::Route;
 
     fn deduplication(limit: usize) -> Deduplication {
         Deduplication::new(limit, HashKey::generate(&mut StdRng::from_seed([1; 32])))
     }
 
     fn peer(port: u16) -> Peer {
-        Peer {
+        Peer::Route(Route {
             listener: 0,
             address: ([127, 0, 0, 1], port).into(),
-        }
+        })
     }
 
     fn message(port: u16, message_id: u16) -> Identity {

@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use crate::coap::message::{Kind, Message};
 use crate::coap::option::Options;
 use crate::coap::{Code, Endpoint, Event, Limits, Output, Parameters, Peer, Token};
+use crate::route::Route;
 use crate::time::Instant;
 
 /// Limits small enough to be reached in a test.
@@ -25,10 +26,10 @@ pub(super) fn limits() -> Limits {
 }
 
 pub(super) fn peer(port: u16) -> Peer {
-    Peer {
+    Peer::Route(Route {
         listener: 0,
         address: ([127, 0, 0, 1], port).into(),
-    }
+    })
 }
 
 pub(super) fn token(bytes: &[u8]) -> Token {

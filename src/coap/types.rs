@@ -1,23 +1,31 @@
 //! What the layers above the message layer see: peers, codes, requests and responses.
 
 use std::fmt;
-use std::net::SocketAddr;
 
-/// Who is at the other end: one address, seen through one of our listeners.
-///
-/// Requests to a device leave through the listener that it registered at (LwM2M Transport 1.1
-/// §6.4), so the listener is part of the identity.
+use crate::route::Route;
+
+/// Who is at the other end, as far as messages are concerned (RFC 7252 §4.4: an endpoint).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Peer {
-    /// Index of the listener, as the shell numbers them.
-    pub listener: u16,
-    /// The other end's address.
-    pub address: SocketAddr,
+pub enum Peer {
+    /// Without security an address is all that tells one from another.
+    Route(Route),
+    /// The other end of a secure session, wherever it is; sessions are numbered and no number is
+    /// used twice (RFC 7252 §9.1.1).
+    Session(u64),
+}
+
+impl From<Route> for Peer {
+    fn from(route: Route) -> Self {
+        Self::Route(route)
+    }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
+        match self {
+            Self::Route(route) => route.fmt(f),
+            Self::Session(number) => write!(f, "session {number}"),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::coap::{self, Peer};
+use crate::coap;
 use crate::gateway::broker::Broker;
 use crate::gateway::command::{Command, CommandId};
 use crate::gateway::device::Device;
@@ -37,6 +37,7 @@ use crate::gateway::topics::Topics;
 use crate::keyed::{self, HashKey, KeyedMap};
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
+use crate::route::Route;
 use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
@@ -112,7 +113,7 @@ pub enum Input<'a> {
     /// A datagram came.
     Datagram {
         /// From whom.
-        peer: Peer,
+        route: Route,
         /// What.
         bytes: &'a [u8],
     },
@@ -140,7 +141,7 @@ pub enum Output {
     /// Send this datagram.
     Datagram {
         /// To whom.
-        peer: Peer,
+        route: Route,
         /// What.
         bytes: Vec<u8>,
     },
@@ -265,7 +266,7 @@ impl Gateway {
     /// Takes one input. Never fails: what is malformed or hostile is counted and said.
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
         match input {
-            Input::Datagram { peer, bytes } => self.server.receive(now, peer, bytes),
+            Input::Datagram { route, bytes } => self.server.receive(now, route, bytes),
             Input::Timeout => self.on_timeout(now),
             Input::Connected(session) => self.on_connected(now, session),
             Input::Subscribed => self.on_subscribed(now),
@@ -314,8 +315,8 @@ impl Gateway {
     fn pump(&mut self, now: Now) {
         while let Some(output) = self.server.poll() {
             match output {
-                server::Output::Datagram { peer, bytes } => {
-                    self.outputs.push_back(Output::Datagram { peer, bytes })
+                server::Output::Datagram { route, bytes } => {
+                    self.outputs.push_back(Output::Datagram { route, bytes })
                 }
                 server::Output::Event(event) => self.on_server(now, event),
             }

@@ -25,6 +25,7 @@ use crate::keyed::{self, KeyedMap};
 use crate::lwm2m::codec::{Context, Problem};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::{ContentFormat, Path, Record};
+use crate::route::Route;
 use crate::server::device::{Device, Queued};
 use crate::server::formats::Formats;
 use crate::server::registration::{Refusal, Register, parse_register, parse_update};
@@ -83,7 +84,7 @@ pub enum Output {
     /// Send this datagram.
     Datagram {
         /// To whom.
-        peer: Peer,
+        route: Route,
         /// The datagram.
         bytes: Vec<u8>,
     },
@@ -228,8 +229,8 @@ impl Server {
     }
 
     /// A datagram came.
-    pub fn receive(&mut self, now: Now, peer: Peer, datagram: &[u8]) {
-        self.endpoint.receive(now.instant, peer, datagram);
+    pub fn receive(&mut self, now: Now, route: Route, datagram: &[u8]) {
+        self.endpoint.receive(now.instant, route.into(), datagram);
         self.pump(now);
     }
 
@@ -345,9 +346,11 @@ impl Server {
     fn pump(&mut self, now: Now) {
         while let Some(output) = self.endpoint.poll() {
             match output {
-                coap::Output::Datagram { peer, bytes } => {
-                    self.outputs.push_back(Output::Datagram { peer, bytes })
-                }
+                coap::Output::Datagram {
+                    peer: Peer::Route(route),
+                    bytes,
+                } => self.outputs.push_back(Output::Datagram { route, bytes }),
+                coap::Output::Datagram { .. } => {}
                 coap::Output::Event(event) => self.on_coap(now, event),
             }
         }

@@ -11,6 +11,7 @@ use lwm2mqtt::gateway::publish::Qos;
 use lwm2mqtt::gateway::{Event, Gateway, Input, Limits, Message, Output, Settings, Setup};
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::Plan;
+use lwm2mqtt::route::Route;
 use lwm2mqtt::server::{self, Join};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 use serde_json::Value as Json;
@@ -36,13 +37,13 @@ pub struct Rig {
 }
 
 enum Datagram {
-    ToGateway(Peer, Vec<u8>),
-    ToDevice(Peer, Vec<u8>),
+    ToGateway(Route, Vec<u8>),
+    ToDevice(Route, Vec<u8>),
 }
 
 /// A device: a CoAP endpoint and a script.
 pub struct Device {
-    pub peer: Peer,
+    pub route: Route,
     pub endpoint: Endpoint,
     /// What it answers to a request for `/o/i/r`, by method and path.
     pub answers: BTreeMap<(Code, String), Response>,
@@ -154,7 +155,7 @@ impl Rig {
         let index = self.devices.len();
         let address: SocketAddr = format!("10.0.0.{}:5683", index + 1).parse().unwrap();
         self.devices.push(Device {
-            peer: Peer {
+            route: Route {
                 listener: 0,
                 address,
             },
@@ -286,11 +287,11 @@ impl Rig {
                     break;
                 };
                 match datagram {
-                    Datagram::ToGateway(peer, bytes) => self.input(Input::Datagram {
-                        peer,
+                    Datagram::ToGateway(route, bytes) => self.input(Input::Datagram {
+                        route,
                         bytes: &bytes,
                     }),
-                    Datagram::ToDevice(peer, bytes) => self.deliver(peer, &bytes),
+                    Datagram::ToDevice(route, bytes) => self.deliver(route, &bytes),
                 }
             }
             for device in self.devices.iter_mut().filter(|device| !device.dead) {
@@ -324,9 +325,9 @@ impl Rig {
         let mut acknowledged: Vec<Ticket> = Vec::new();
         loop {
             match self.gateway.poll() {
-                Output::Datagram { peer, bytes } => self
+                Output::Datagram { route, bytes } => self
                     .wire
-                    .push_back((arrival, Datagram::ToDevice(peer, bytes))),
+                    .push_back((arrival, Datagram::ToDevice(route, bytes))),
                 Output::Event(event) => self.events.push(event),
                 Output::Timeout(at) => {
                     self.timeout = at;
@@ -355,12 +356,12 @@ impl Rig {
         }
     }
 
-    fn deliver(&mut self, peer: Peer, bytes: &[u8]) {
+    fn deliver(&mut self, route: Route, bytes: &[u8]) {
         let now = self.now.instant;
         if let Some(device) = self
             .devices
             .iter_mut()
-            .find(|device| device.peer == peer && !device.dead)
+            .find(|device| device.route == route && !device.dead)
         {
             device.endpoint.receive(now, gateway_peer(), bytes);
         }
@@ -375,7 +376,7 @@ impl Rig {
                 match output {
                     coap::Output::Datagram { bytes, .. } => self
                         .wire
-                        .push_back((arrival, Datagram::ToGateway(device.peer, bytes))),
+                        .push_back((arrival, Datagram::ToGateway(device.route, bytes))),
                     coap::Output::Event(coap::Event::Request {
                         incoming,
                         token,
@@ -428,10 +429,10 @@ impl Device {
 
 /// How the devices see the gateway.
 fn gateway_peer() -> Peer {
-    Peer {
+    Peer::Route(Route {
         listener: 0,
         address: ([10, 0, 0, 254], 5683).into(),
-    }
+    })
 }
 
 /// A 2.05 with a payload.

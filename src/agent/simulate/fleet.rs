@@ -21,6 +21,7 @@ use crate::client::{
 };
 use crate::coap::{self, Peer};
 use crate::lwm2m::{ContentFormat, Version};
+use crate::route::Route;
 use crate::time::{Instant, Now, UnixTime};
 
 /// Devices started a second: a server should see a wave, not a wall.
@@ -106,10 +107,10 @@ impl Fleet {
             let device = Device {
                 index,
                 socket,
-                server: Peer {
+                server: Peer::Route(Route {
                     listener: 0,
                     address: self.server,
-                },
+                }),
                 client: self.client(index, clock.now()),
                 clock,
                 reports: reports.clone(),
@@ -131,10 +132,10 @@ impl Fleet {
             interval: self.interval,
         };
         let (behaviour, tree) = Simulated::device(now, &profile, seed.random());
-        let peer = Peer {
+        let peer = Peer::Route(Route {
             listener: 0,
             address: self.server,
-        };
+        });
         let config = Config {
             endpoint: self.endpoint_name(index),
             accounts: vec![Account {

@@ -8,16 +8,17 @@ use crate::client::simulated::{Profile, Simulated};
 use crate::client::tree::Resource;
 use crate::coap::{Cancel, ExchangeId, Failure, Observe};
 use crate::lwm2m::ContentFormat;
+use crate::route::Route;
 use crate::time::UnixTime;
 
 const SENSOR: Path = Path::resource(3303, 0, 5700);
 const LIGHT: Path = Path::resource(3311, 0, 5850);
 
 fn peer(port: u16) -> Peer {
-    Peer {
+    Peer::Route(Route {
         listener: 0,
         address: ([127, 0, 0, 1], port).into(),
-    }
+    })
 }
 
 /// A client and a server with nothing between them.

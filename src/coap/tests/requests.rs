@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::coap::message::{Kind, Message};
 use crate::coap::rig::{Alone, limits, message, peer};
-use crate::coap::{Code, Event, ExchangeId, Failure, Overload, Parameters, Request, Response};
+use crate::coap::{
+    Code, Event, ExchangeId, Failure, Overload, Parameters, Peer, Request, Response,
+};
+use crate::route::Route;
 
 fn get(path: &str) -> Request {
     Request::new(
@@ -176,8 +179,13 @@ fn a_response_from_another_address_or_listener_is_reset_and_changes_nothing() {
     let mut alone = Alone::new();
     let (_, request) = ask(&mut alone, "/3/0");
     let response = answer(&request, Kind::Confirmable, 9).encode();
-    let mut other_listener = peer(1);
-    other_listener.listener = 1;
+    let Peer::Route(route) = peer(1) else {
+        unreachable!()
+    };
+    let other_listener = Peer::Route(Route {
+        listener: 1,
+        ..route
+    });
     for stranger in [peer(2), other_listener] {
         alone.endpoint.receive(alone.now, stranger, &response);
         assert_eq!(
