@@ -108,12 +108,13 @@ impl Pair {
                 server: server::Settings {
                     join: Join::Open,
                     lifetime_grace: Duration::from_secs(30),
+                    listeners: Vec::new(),
                 },
-                listeners: Vec::new(),
             },
             limits: Limits::default(),
             parameters: coap::Parameters::default(),
             models: Arc::new(Models::builtin()),
+            engine: None,
             plan: Plan::unmapped("lwm2mqtt"),
             seed: [1; 32],
         };

@@ -14,6 +14,7 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+mod dtls;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod entropy;
@@ -23,3 +24,5 @@ pub mod run;
 pub mod setup;
 pub mod simulate;
 pub mod socket;
+pub mod takeover;
+mod worker;

@@ -1,5 +1,6 @@
 //! From the configuration to what an agent is started with.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -8,12 +9,14 @@ use tracing::warn;
 use crate::agent::config::{self, Config};
 use crate::agent::entropy;
 use crate::agent::mqtt::{self, Address, AddressError};
-use crate::agent::run::Options;
+use crate::agent::dtls;
+use crate::agent::run::{Listen, Options};
+use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
 use crate::gateway::{Limits, Settings, Setup};
 use crate::mapping::{Compiled, Plan};
-use crate::server;
+use crate::server::{self, Purpose};
 
 /// Why an agent cannot be started.
 #[derive(Debug)]
@@ -72,6 +75,8 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
         config::Join::Known | config::Join::Window => server::Join::Known,
     };
     let name = config.gateway.name();
+    let listeners = listeners(&config.devices);
+    let is_secured = listeners.iter().any(|listen| listen.secure);
     let gateway = Setup {
         settings: Settings {
             id: name.clone(),
@@ -80,20 +85,43 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             server: server::Settings {
                 join,
                 lifetime_grace: config.devices.lifetime_grace,
+                listeners: Vec::new(),
             },
-            listeners: Vec::new(),
         },
         limits: Limits::default(),
         parameters: coap::Parameters::default(),
         models: Arc::new(models),
         plan,
+        engine: if is_secured {
+            Some(dtls::engine_of(&config.devices, Vec::new())?)
+        } else {
+            None
+        },
         seed: entropy::seed()?,
     };
     Ok(Options {
-        listeners: config.devices.coap.clone(),
+        listeners,
         gateway,
         mqtt: broker(config, &name)?,
+        takeover: is_secured.then(|| Takeover::new(&config.store.path)),
     })
+}
+
+/// The sockets that the configuration names. The bootstrap server's come with its first profile.
+fn listeners(devices: &config::Devices) -> Vec<Listen> {
+    let listen = |addresses: &[SocketAddr], secure| {
+        addresses
+            .iter()
+            .map(move |address| Listen {
+                address: *address,
+                secure,
+                purpose: Purpose::Management,
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut all = listen(&devices.coap, false);
+    all.extend(listen(&devices.coaps, true));
+    all
 }
 
 fn broker(config: &Config, name: &str) -> anyhow::Result<mqtt::Settings> {

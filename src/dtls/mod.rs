@@ -147,7 +147,7 @@ pub enum ServerTrust {
 }
 
 /// Who is at the other end, proven by the handshake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerIdentity {
     /// It has the key of this PSK identity.
     Psk(Vec<u8>),

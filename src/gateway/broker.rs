@@ -1,5 +1,6 @@
 //! The gateway's own messages, and what a broker that comes and goes needs (MQTT contract §3, §6).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,7 +131,7 @@ impl Gateway {
             "gateway": self.settings.id,
             "version": env!("CARGO_PKG_VERSION"),
             "boot": self.broker.boot,
-            "listeners": self.settings.listeners,
+            "listeners": self.settings.server.listeners.iter().map(|listener| &listener.uri).collect::<Vec<_>>(),
         });
         Publish::state(self.topics.bridge("info"), info.to_string().into_bytes())
     }
@@ -366,13 +367,18 @@ impl Gateway {
     /// Says an event in the log, and on `bridge/event`. Complaints about peers are said so often
     /// only, and counted beyond.
     pub(super) fn report(&mut self, now: Now, event: Event) {
+        self.report_about(now, None, event);
+    }
+
+    /// The same about a peer at this address, which has a ration of its own.
+    pub(super) fn report_about(&mut self, now: Now, source: Option<IpAddr>, event: Event) {
         #[derive(Serialize)]
         struct Payload<'a> {
             #[serde(flatten)]
             event: &'a Event,
             time: String,
         }
-        if event.is_complaint() && !self.complaints.take(now.instant) {
+        if event.is_complaint() && !self.complaints.take(now.instant, source) {
             self.counters.events_suppressed += 1;
             return;
         }

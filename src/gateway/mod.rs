@@ -27,10 +27,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::coap;
+use crate::dtls::{Engine, Saved, Work};
 use crate::gateway::broker::Broker;
 use crate::gateway::command::{Command, CommandId};
 use crate::gateway::device::Device;
-use crate::gateway::event::Allowance;
+use crate::gateway::event::Complaints;
 use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
 use crate::gateway::publish::Publish;
 use crate::gateway::topics::Topics;
@@ -55,8 +56,6 @@ pub struct Settings {
     pub last_seen_interval: std::time::Duration,
     /// The server's part.
     pub server: server::Settings,
-    /// Where devices reach us, for `bridge/info`.
-    pub listeners: Vec<String>,
 }
 
 /// Caps on what devices and MQTT clients can make grow.
@@ -103,6 +102,8 @@ pub struct Setup {
     pub models: Arc<Models>,
     /// The compiled mappings.
     pub plan: Plan,
+    /// What secures the listeners that are to be secure; without it, nothing is served there.
+    pub engine: Option<Box<dyn Engine>>,
     /// The source of all randomness.
     pub seed: [u8; 32],
 }
@@ -119,6 +120,8 @@ pub enum Input<'a> {
     },
     /// The instant of the last [`Output::Timeout`] has come.
     Timeout,
+    /// An [`Output::Work`] has been run.
+    Worked(Work),
     /// The broker accepted the connection, with these limits.
     Connected(Session),
     /// All subscriptions were granted.
@@ -147,6 +150,9 @@ pub enum Output {
     },
     /// Something for the log.
     Event(Event),
+    /// A step of a handshake that takes milliseconds: run it on a thread of its own, and give it
+    /// back as [`Input::Worked`].
+    Work(Work),
     /// Nothing more; wait for input, or until this instant.
     Timeout(Option<Instant>),
 }
@@ -200,7 +206,7 @@ pub struct Gateway {
     broker: Broker,
     outbox: Outbox,
     counters: Counters,
-    complaints: Allowance,
+    complaints: Complaints,
     health_due: Instant,
     outputs: VecDeque<Output>,
     stopping: bool,
@@ -224,6 +230,7 @@ impl Gateway {
             parameters,
             models,
             plan,
+            engine,
             seed,
         } = setup;
         let mut rng = StdRng::from_seed(seed);
@@ -232,6 +239,7 @@ impl Gateway {
             limits.server,
             parameters,
             models.clone(),
+            engine,
             rng.random(),
         );
         let topics = Topics::new(&settings.base_topic);
@@ -252,7 +260,7 @@ impl Gateway {
             broker,
             outbox: Outbox::new(limits.outbox, &mut rng),
             counters: Counters::default(),
-            complaints: Allowance::new(now.instant),
+            complaints: Complaints::new(now.instant, &mut rng),
             health_due: now.instant + broker::HEALTH_INTERVAL,
             outputs: VecDeque::new(),
             stopping: false,
@@ -268,6 +276,7 @@ impl Gateway {
         match input {
             Input::Datagram { route, bytes } => self.server.receive(now, route, bytes),
             Input::Timeout => self.on_timeout(now),
+            Input::Worked(work) => self.server.worked(now, work),
             Input::Connected(session) => self.on_connected(now, session),
             Input::Subscribed => self.on_subscribed(now),
             Input::Disconnected(reason) => self.on_disconnected(reason),
@@ -301,6 +310,22 @@ impl Gateway {
         }
     }
 
+    /// Serves secure sessions with another engine: our certificate or the authorities changed.
+    pub fn set_engine(&mut self, engine: Box<dyn Engine>) {
+        self.server.set_engine(engine);
+    }
+
+    /// Every secure session that another process can go on with, when this one stops for good.
+    pub fn save_sessions(&mut self) -> Vec<Saved> {
+        self.server.save_sessions()
+    }
+
+    /// Goes on with the sessions of an earlier process, each of which is given once; how many
+    /// could be taken over.
+    pub fn restore_sessions(&mut self, now: Now, sessions: Vec<Saved>) -> usize {
+        self.server.restore_sessions(now, sessions)
+    }
+
     /// What was dropped or passed over so far.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -319,6 +344,7 @@ impl Gateway {
                     self.outputs.push_back(Output::Datagram { route, bytes })
                 }
                 server::Output::Event(event) => self.on_server(now, event),
+                server::Output::Work(work) => self.outputs.push_back(Output::Work(work)),
             }
         }
     }

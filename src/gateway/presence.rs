@@ -6,10 +6,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::reconcile::{DEVICE_OBJECT, dropped_attributes, observe};
+use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Reason, State};
 use crate::gateway::publish::Publish;
 use crate::gateway::{Event, Gateway};
 use crate::mapping::{DeviceFacts, suffixed};
+use crate::route::Route;
 use crate::server::{self, DeviceId, Operation};
 use crate::time::Now;
 
@@ -36,7 +38,7 @@ impl Gateway {
         let wanted = profile.device_name(&facts);
         let (lwm2m, address) = (
             registration.version.to_string(),
-            registration.peer.to_string(),
+            self.address(registration.peer),
         );
         let lifetime = registration
             .terms
@@ -79,6 +81,27 @@ impl Gateway {
         self.set_availability(now, id, State::Online, Reason::Registered);
         self.publish_birth(id);
         self.continue_setup(now, id);
+    }
+
+    /// Where a peer is, for a person.
+    pub(super) fn address(&self, peer: Peer) -> String {
+        match self.server.route(peer) {
+            Some(route) => route.to_string(),
+            None => peer.to_string(),
+        }
+    }
+
+    pub(super) fn on_moved(&mut self, now: Now, id: DeviceId, from: Route) {
+        let (Some(device), Some(registration)) = (self.device(id), self.server.registration(id))
+        else {
+            return;
+        };
+        let event = Event::DeviceMoved {
+            device: device.name.to_string(),
+            from: from.to_string(),
+            address: self.address(registration.peer),
+        };
+        self.report(now, event);
     }
 
     /// The topic name of a device: what the plan wants, with a suffix when another has it.

@@ -61,16 +61,28 @@ impl Gateway {
                 refusal,
             } => {
                 self.counters.refused += 1;
-                self.report(
+                let identity = self.server.identity(peer).map(ToString::to_string);
+                let source = self.server.route(peer).map(|route| route.address.ip());
+                self.report_about(
                     now,
+                    source,
                     Event::RegistrationRefused {
                         endpoint,
-                        address: peer.to_string(),
+                        address: self.address(peer),
+                        identity,
                         code: refusal.code.to_string(),
                         detail: refusal.detail,
                     },
                 );
             }
+            server::Event::HandshakeFailed { route, reason } => self.report(
+                now,
+                Event::HandshakeFailed {
+                    address: route.to_string(),
+                    detail: reason.to_string(),
+                },
+            ),
+            server::Event::Moved { device, from } => self.on_moved(now, device, from),
             server::Event::Started(operation) => self.on_started(now, operation),
             server::Event::Completed {
                 operation,

@@ -80,6 +80,7 @@ impl Server {
         let registration = Registration {
             location: location.clone().into(),
             peer,
+            identity: self.identity(peer).cloned(),
             version: register.version,
             terms: register.terms,
             objects: register.objects,
@@ -94,6 +95,9 @@ impl Server {
             None,
             registration.deadline(self.settings.lifetime_grace),
         );
+        if let Some(identity) = &registration.identity {
+            self.by_identity.insert(identity.clone(), device);
+        }
         if let Some(entry) = self.devices.get_mut(device.0 as usize) {
             entry.registration = Some(registration);
         }
@@ -196,6 +200,9 @@ impl Server {
             return;
         };
         self.by_location.remove(&registration.location);
+        if let Some(identity) = &registration.identity {
+            self.by_identity.remove(identity);
+        }
         self.watch_deadline(
             device,
             registration.deadline(self.settings.lifetime_grace),

@@ -9,6 +9,7 @@ mod formats;
 mod interface;
 mod operation;
 mod registration;
+mod transport;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::coap::{
     self, Cancel, Code, Endpoint, ExchangeId, Failure, IncomingId, ObservationId, Peer, Receipt,
     Request, Response,
 };
+use crate::dtls::{self, Mux, PeerIdentity, SessionId};
 use crate::keyed::{self, KeyedMap};
 use crate::lwm2m::codec::{Context, Problem};
 use crate::lwm2m::model::Models;
@@ -34,6 +36,7 @@ use crate::time::{Instant, Now, UnixTime};
 pub use device::{DeviceId, OperationId, Registration};
 pub use operation::{Answer, Operation, OperationError};
 pub use registration::Terms;
+pub use transport::Listener;
 
 /// The first segment of every location.
 const REGISTRATION_PATH: &str = "rd";
@@ -55,6 +58,19 @@ pub struct Settings {
     pub join: Join,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
+    /// Where devices reach us, by the numbers of [`Route::listener`]. A number that is not here
+    /// serves devices in clear.
+    pub listeners: Vec<Listener>,
+}
+
+impl Settings {
+    fn listener(&self, number: u16) -> Option<&Listener> {
+        self.listeners.get(usize::from(number))
+    }
+
+    fn is_secure(&self, number: u16) -> bool {
+        self.listener(number).is_some_and(|listener| listener.secure)
+    }
 }
 
 /// Caps on what devices can make grow.
@@ -66,6 +82,8 @@ pub struct Limits {
     pub operations_per_device: usize,
     /// The message layer's own.
     pub coap: coap::Limits,
+    /// The secure transport's own.
+    pub dtls: dtls::Limits,
 }
 
 impl Default for Limits {
@@ -74,6 +92,7 @@ impl Default for Limits {
             devices: 200_000,
             operations_per_device: 64,
             coap: coap::Limits::default(),
+            dtls: dtls::Limits::default(),
         }
     }
 }
@@ -90,6 +109,8 @@ pub enum Output {
     },
     /// Something happened.
     Event(Event),
+    /// Run this on a thread of its own, and give it to [`Server::worked`].
+    Work(dtls::Work),
 }
 
 /// What the gateway has to know of the devices.
@@ -126,6 +147,20 @@ pub enum Event {
         endpoint: Option<String>,
         /// Code and reason.
         refusal: Refusal,
+    },
+    /// A handshake came to nothing. Rationed a source.
+    HandshakeFailed {
+        /// From where it came.
+        route: Route,
+        /// Why.
+        reason: dtls::Fatal,
+    },
+    /// A device is at another address, and its session went with it (RFC 9146 §6).
+    Moved {
+        /// Which.
+        device: DeviceId,
+        /// Where it was.
+        from: Route,
     },
     /// An operation left for the device.
     Started(OperationId),
@@ -190,9 +225,13 @@ pub struct Server {
     limits: Limits,
     models: Arc<Models>,
     endpoint: Endpoint,
+    /// `None` where nothing is secured.
+    mux: Option<Mux>,
     devices: Vec<Device>,
     by_endpoint: KeyedMap<Arc<str>, DeviceId>,
     by_location: KeyedMap<Box<str>, DeviceId>,
+    /// Whose registration came through a secure session.
+    by_identity: KeyedMap<Arc<PeerIdentity>, DeviceId>,
     running: KeyedMap<ExchangeId, Running>,
     observations: KeyedMap<ObservationId, (DeviceId, Path)>,
     deadlines: BTreeSet<(Instant, DeviceId)>,
@@ -208,17 +247,21 @@ impl Server {
         limits: Limits,
         parameters: coap::Parameters,
         models: Arc<Models>,
+        engine: Option<Box<dyn dtls::Engine>>,
         seed: [u8; 32],
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
+        let mux = engine.map(|engine| Mux::new(engine, limits.dtls.clone(), &mut rng));
         Self {
             settings,
             models,
             endpoint: Endpoint::new(parameters, limits.coap.clone(), rng.random()),
+            mux,
             limits,
             devices: Vec::new(),
             by_endpoint: keyed::map(&mut rng),
             by_location: keyed::map(&mut rng),
+            by_identity: keyed::map(&mut rng),
             running: keyed::map(&mut rng),
             observations: keyed::map(&mut rng),
             deadlines: BTreeSet::new(),
@@ -228,15 +271,12 @@ impl Server {
         }
     }
 
-    /// A datagram came.
-    pub fn receive(&mut self, now: Now, route: Route, datagram: &[u8]) {
-        self.endpoint.receive(now.instant, route.into(), datagram);
-        self.pump(now);
-    }
-
     /// The instant of [`Server::next_timeout`] has come.
     pub fn timeout(&mut self, now: Now) {
         self.endpoint.timeout(now.instant);
+        if let Some(mux) = &mut self.mux {
+            mux.timeout(now);
+        }
         self.pump(now);
         self.expire(now);
     }
@@ -249,7 +289,8 @@ impl Server {
     /// When [`Server::timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.deadlines.first().map(|(at, _)| *at);
-        [self.endpoint.next_timeout(), expiry]
+        let secure = self.mux.as_ref().and_then(Mux::next_timeout);
+        [self.endpoint.next_timeout(), secure, expiry]
             .into_iter()
             .flatten()
             .min()
@@ -340,20 +381,6 @@ impl Server {
             asked,
             result,
         });
-    }
-
-    /// Takes all that the message layer has to say.
-    fn pump(&mut self, now: Now) {
-        while let Some(output) = self.endpoint.poll() {
-            match output {
-                coap::Output::Datagram {
-                    peer: Peer::Route(route),
-                    bytes,
-                } => self.outputs.push_back(Output::Datagram { route, bytes }),
-                coap::Output::Datagram { .. } => {}
-                coap::Output::Event(event) => self.on_coap(now, event),
-            }
-        }
     }
 
     fn on_coap(&mut self, now: Now, event: coap::Event) {

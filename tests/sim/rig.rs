@@ -106,13 +106,14 @@ impl Rig {
                 server: server::Settings {
                     join: Join::Open,
                     lifetime_grace: Duration::from_secs(30),
+                    listeners: Vec::new(),
                 },
-                listeners: vec!["coap://127.0.0.1:5683".into()],
             },
             limits: Limits::default(),
             parameters: coap::Parameters::default(),
             models: Arc::new(Models::builtin()),
             plan,
+            engine: None,
             seed: [7; 32],
         };
         let mut rig = Self {

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::files::in_folder;
 use super::sections::{self, Draft};
-use super::{DEFAULT_FILE, Join, Loaded};
+use super::{Config, DEFAULT_FILE, Join, Loaded};
 use crate::diagnostic::{Diagnostic, Reader, Severity};
 
 /// Variables of the environment that are configuration begin with it.
@@ -179,10 +179,11 @@ impl Layers {
             .iter()
             .find(|(name, _)| name == "CREDENTIALS_DIRECTORY")
             .map(|(_, folder)| Path::new(folder));
-        let mqtt = &mut self.draft.config.mqtt;
+        let Config { mqtt, devices, .. } = &mut self.draft.config;
         for (source, target) in [
             (self.draft.password.take(), &mut mqtt.password),
             (self.draft.key.take(), &mut mqtt.key),
+            (self.draft.devices_key.take(), &mut devices.key),
         ] {
             match source.map(|source| source.resolve(credentials)) {
                 None => {}

@@ -165,15 +165,21 @@ pub enum AdminVerbs {
 pub struct Devices {
     /// Listeners without security.
     pub coap: Vec<SocketAddr>,
-    /// Listeners with DTLS; not built.
+    /// Listeners with DTLS.
     pub coaps: Vec<SocketAddr>,
+    /// Our certificate for devices that have certificates, the leaf first.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<Secret>,
+    /// The authorities that may vouch for any device's certificate.
+    pub ca_file: Option<PathBuf>,
     /// Who may register.
     pub join: Join,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
     /// Longer lifetimes are brought down to this; not built.
     pub lifetime_max: Option<Duration>,
-    /// `[devices.bootstrap]`; not built.
+    /// `[devices.bootstrap]`
     pub bootstrap: Bootstrap,
 }
 
@@ -182,6 +188,9 @@ impl Default for Devices {
         Self {
             coap: Vec::new(),
             coaps: vec![SocketAddr::from(([0; 16], 5684))],
+            cert_file: None,
+            key: None,
+            ca_file: None,
             join: Join::Known,
             lifetime_grace: Duration::from_secs(30),
             lifetime_max: None,

@@ -21,6 +21,7 @@ pub(super) struct Draft {
     pub(super) config: Config,
     pub(super) password: Option<SecretSource>,
     pub(super) key: Option<SecretSource>,
+    pub(super) devices_key: Option<SecretSource>,
     /// Where `devices.coap` was set last.
     pub(super) coap: Option<Diagnostic>,
     /// Where `devices.join` was set last.
@@ -169,8 +170,20 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
         draft.coap = Some(place(&item));
         set(&mut devices.coap, scalar::addresses(&item));
     }
-    if let Some(item) = not_built(table, "coaps") {
+    if let Some(item) = table.take("coaps") {
         set(&mut devices.coaps, scalar::addresses(&item));
+    }
+    for (key, target) in [
+        ("cert_file", &mut devices.cert_file),
+        ("ca_file", &mut devices.ca_file),
+    ] {
+        if let Some(item) = table.take(key) {
+            *target = scalar::path(&item, "/etc/lwm2mqtt/ca.pem");
+        }
+    }
+    if let Some(item) = table.take("key") {
+        draft.devices_key =
+            SecretSource::read(&item, "lwm2mqtt.devices-key").or(draft.devices_key.take());
     }
     if let Some(item) = table.take("join") {
         draft.join = Some(place(&item));
@@ -192,10 +205,10 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
     }
     section(table, "bootstrap", |table| {
         let bootstrap = &mut devices.bootstrap;
-        if let Some(item) = not_built(table, "coap") {
+        if let Some(item) = table.take("coap") {
             set(&mut bootstrap.coap, scalar::addresses(&item));
         }
-        if let Some(item) = not_built(table, "coaps") {
+        if let Some(item) = table.take("coaps") {
             set(&mut bootstrap.coaps, scalar::addresses(&item));
         }
     });
