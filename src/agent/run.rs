@@ -152,6 +152,7 @@ impl Agent {
                         tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
+                Output::Store(_) => {}
                 Output::Event(event) => log(&event),
                 Output::Timeout(at) => {
                     self.publish();

@@ -14,6 +14,7 @@ use crate::diagnostic::Diagnostic;
 use crate::gateway::{Limits, Settings, Setup};
 use crate::mapping::{Compiled, Plan};
 use crate::server;
+use crate::server::credentials::Policy;
 
 /// Why an agent cannot be started.
 #[derive(Debug)]
@@ -69,7 +70,8 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     }
     let join = match config.devices.join {
         config::Join::Open => server::Join::Open,
-        config::Join::Known | config::Join::Window => server::Join::Known,
+        config::Join::Known => server::Join::Known,
+        config::Join::Window => server::Join::Window,
     };
     let name = config.gateway.name();
     let gateway = Setup {
@@ -78,7 +80,10 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             base_topic: base.clone(),
             last_seen_interval: config.mqtt.last_seen_interval,
             server: server::Settings {
-                join,
+                policy: Policy {
+                    join,
+                    coap_from: Vec::new(),
+                },
                 lifetime_grace: config.devices.lifetime_grace,
             },
             listeners: Vec::new(),

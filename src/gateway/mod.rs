@@ -38,6 +38,7 @@ use crate::keyed::{self, HashKey, KeyedMap};
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
 use crate::route::Route;
+use crate::server::credentials::Change;
 use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
@@ -145,6 +146,8 @@ pub enum Output {
         /// What.
         bytes: Vec<u8>,
     },
+    /// Store this before anything that follows is done.
+    Store(Change),
     /// Something for the log.
     Event(Event),
     /// Nothing more; wait for input, or until this instant.
@@ -318,6 +321,7 @@ impl Gateway {
                 server::Output::Datagram { route, bytes } => {
                     self.outputs.push_back(Output::Datagram { route, bytes })
                 }
+                server::Output::Store(change) => self.outputs.push_back(Output::Store(change)),
                 server::Output::Event(event) => self.on_server(now, event),
             }
         }
