@@ -23,3 +23,4 @@ pub mod run;
 pub mod setup;
 pub mod simulate;
 pub mod socket;
+pub mod store;

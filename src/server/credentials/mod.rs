@@ -7,6 +7,7 @@
 
 mod authority;
 mod change;
+mod file;
 mod network;
 mod record;
 mod table;
@@ -25,6 +26,7 @@ use table::{Shared, Table, View};
 
 pub use authority::{Authority, Rule, certificates, fingerprint};
 pub use change::{Change, Content, File, Placed, Refused, Stored};
+pub use file::{Fetch, Read, key_of_hex, read};
 pub use network::{Network, NetworkError};
 pub use record::{
     Conflict, ENDPOINT_MAX, Grant, IDENTITY_MAX, KEY_ADVISED, KEY_MAX, Mistake, Origin, Psk,
