@@ -20,6 +20,7 @@ use lwm2mqtt::lwm2m::codec::{self, Context};
 use lwm2mqtt::lwm2m::{ContentFormat, Models, Path, Record, Value};
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
+use lwm2mqtt::server::credentials::Policy;
 use lwm2mqtt::server::{self, Join};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 
@@ -106,7 +107,10 @@ impl Pair {
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
                 server: server::Settings {
-                    join: Join::Open,
+                    policy: Policy {
+                        join: Join::Open,
+                        ..Policy::default()
+                    },
                     lifetime_grace: Duration::from_secs(30),
                     listeners: Vec::new(),
                 },
@@ -179,7 +183,7 @@ impl Pair {
                 Output::Datagram { bytes, .. } => {
                     self.device.receive(self.now.instant, DEVICE.into(), &bytes)
                 }
-                Output::Event(_) => {}
+                Output::Event(_) | Output::Store(_) => {}
                 Output::Timeout(_) => break,
             }
         }

@@ -24,5 +24,6 @@ pub mod run;
 pub mod setup;
 pub mod simulate;
 pub mod socket;
+pub mod store;
 pub mod takeover;
 mod worker;

@@ -181,6 +181,7 @@ impl Agent {
                         tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
+                Output::Store(_) => {}
                 Output::Event(event) => log(&event),
                 Output::Work(work) => self.worker.run(work),
                 Output::Timeout(at) => {

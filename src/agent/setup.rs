@@ -16,6 +16,7 @@ use crate::coap;
 use crate::diagnostic::Diagnostic;
 use crate::gateway::{Limits, Settings, Setup};
 use crate::mapping::{Compiled, Plan};
+use crate::server::credentials::Policy;
 use crate::server::{self, Purpose};
 
 /// Why an agent cannot be started.
@@ -72,7 +73,8 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     }
     let join = match config.devices.join {
         config::Join::Open => server::Join::Open,
-        config::Join::Known | config::Join::Window => server::Join::Known,
+        config::Join::Known => server::Join::Known,
+        config::Join::Window => server::Join::Window,
     };
     let name = config.gateway.name();
     let listeners = listeners(&config.devices);
@@ -83,7 +85,10 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             base_topic: base.clone(),
             last_seen_interval: config.mqtt.last_seen_interval,
             server: server::Settings {
-                join,
+                policy: Policy {
+                    join,
+                    coap_from: Vec::new(),
+                },
                 lifetime_grace: config.devices.lifetime_grace,
                 listeners: Vec::new(),
             },

@@ -235,6 +235,28 @@ pub enum Event {
         /// Why.
         detail: String,
     },
+    /// The open join window approved an endpoint.
+    DeviceJoined {
+        /// Its endpoint name.
+        endpoint: String,
+    },
+    /// What let a device in is not valid any more.
+    DeviceBlocked {
+        /// Its name in topics.
+        device: String,
+    },
+    /// The operator removed a device.
+    DeviceRemoved {
+        /// Its name in topics.
+        device: String,
+    },
+    /// Somebody opened the join window.
+    JoinWindowOpened {
+        /// For how long, in seconds.
+        seconds: u64,
+    },
+    /// The join window closed.
+    JoinWindowClosed,
 }
 
 impl Event {
@@ -246,6 +268,9 @@ impl Event {
             | Self::DeviceUpdated { .. }
             | Self::DeviceMoved { .. }
             | Self::DeviceDeregistered { .. }
+            | Self::DeviceJoined { .. }
+            | Self::DeviceRemoved { .. }
+            | Self::JoinWindowClosed
             | Self::BrokerConnected { .. } => Severity::Info,
             _ => Severity::Warning,
         }
@@ -306,6 +331,11 @@ impl fmt::Display for Event {
             Self::PublishRefused { topic, detail } => write!(f, "the broker refused a message on {topic}: {detail}"),
             Self::BrokerConnected { kept: true } => f.write_str("connected to the broker"),
             Self::BrokerConnected { kept: false } => f.write_str("connected to the broker; it has none of our retained messages, publishing them again"),
+            Self::DeviceJoined { endpoint } => write!(f, "{}: approved through the join window", endpoint.escape_debug()),
+            Self::DeviceBlocked { device } => write!(f, "{device}: its credential or approval is not valid any more; its registration has ended"),
+            Self::DeviceRemoved { device } => write!(f, "{device}: removed"),
+            Self::JoinWindowOpened { seconds } => write!(f, "the join window is open for {seconds} s: unknown devices that come are approved for good"),
+            Self::JoinWindowClosed => f.write_str("the join window is closed"),
             Self::BrokerDisconnected { detail } => write!(f, "no broker: {detail}"),
         }
     }

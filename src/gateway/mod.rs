@@ -39,6 +39,7 @@ use crate::keyed::{self, HashKey, KeyedMap};
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
 use crate::route::Route;
+use crate::server::credentials::Change;
 use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
@@ -148,6 +149,8 @@ pub enum Output {
         /// What.
         bytes: Vec<u8>,
     },
+    /// Store this before anything that follows is done.
+    Store(Change),
     /// Something for the log.
     Event(Event),
     /// A step of a handshake that takes milliseconds: run it on a thread of its own, and give it
@@ -343,6 +346,7 @@ impl Gateway {
                 server::Output::Datagram { route, bytes } => {
                     self.outputs.push_back(Output::Datagram { route, bytes })
                 }
+                server::Output::Store(change) => self.outputs.push_back(Output::Store(change)),
                 server::Output::Event(event) => self.on_server(now, event),
                 server::Output::Work(work) => self.outputs.push_back(Output::Work(work)),
             }

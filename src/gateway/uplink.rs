@@ -55,6 +55,14 @@ impl Gateway {
             server::Event::Expired { device, at } => {
                 self.on_gone(Now { unix: at, ..now }, device, Reason::LifetimeExpired)
             }
+            server::Event::Revoked { device, removed } => self.on_revoked(now, device, removed),
+            server::Event::Joined(endpoint) => self.report(
+                now,
+                Event::DeviceJoined {
+                    endpoint: endpoint.to_string(),
+                },
+            ),
+            server::Event::WindowClosed => self.report(now, Event::JoinWindowClosed),
             server::Event::Refused {
                 peer,
                 endpoint,

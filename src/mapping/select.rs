@@ -9,6 +9,7 @@ use super::DeviceFacts;
 use super::pattern::parse_id;
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::Id;
+use crate::name::glob_matches;
 
 /// Memory that one compiled expression may take; matching is linear in the endpoint's length.
 const REGEX_SIZE: usize = 256 * 1024;
@@ -106,36 +107,6 @@ impl EndpointPattern {
             Self::Regex(_) => 0,
         }
     }
-}
-
-/// `*` is any run of characters, `?` any one.
-fn glob_matches(glob: &str, text: &str) -> bool {
-    let glob: Vec<char> = glob.chars().collect();
-    let text: Vec<char> = text.chars().collect();
-    let (mut g, mut t) = (0, 0);
-    // Where to take up again: behind the last star, which then swallows one more character.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match glob.get(g) {
-            Some('*') => {
-                star = Some((g + 1, t));
-                g += 1;
-            }
-            Some(&c) if c == '?' || c == text[t] => {
-                g += 1;
-                t += 1;
-            }
-            _ => match star {
-                Some((behind, swallowed)) => {
-                    star = Some((behind, swallowed + 1));
-                    g = behind;
-                    t = swallowed + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    glob[g..].iter().all(|&c| c == '*')
 }
 
 impl ObjectCondition {

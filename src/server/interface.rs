@@ -1,6 +1,7 @@
 //! The registration interface: Register, Update, De-register, and what ends a registration
 //! (LwM2M Core 1.1 §6.2).
 
+use super::credentials::Purpose;
 use super::*;
 
 impl Server {
@@ -62,16 +63,11 @@ impl Server {
     /// Begins a registration, and ends the one that the endpoint had: its location, observations
     /// and operations are void.
     fn register(&mut self, now: Now, peer: Peer, register: Register) -> Result<String, Refusal> {
-        if self.settings.join == Join::Known {
-            return Err(Refusal::new(
-                Code::FORBIDDEN,
-                "unknown device: without credentials only join = \"open\" lets devices in",
-            ));
-        }
+        self.let_in(now, peer, &register.endpoint)?;
         let known = self.by_endpoint.get(register.endpoint.as_str()).copied();
         let device = match known {
             Some(device) => device,
-            None => self.admit(&register.endpoint)?,
+            None => self.number(&register.endpoint)?,
         };
         self.end_registration(now, device);
         let location = self.new_location();
@@ -108,8 +104,56 @@ impl Server {
         Ok(location)
     }
 
+    /// Asks whether this peer may be this endpoint. What the answer makes known for good is stored
+    /// before the device is answered.
+    fn let_in(&mut self, now: Now, peer: Peer, endpoint: &str) -> Result<(), Refusal> {
+        let Peer::Route(route) = peer else {
+            return Err(Refusal::new(
+                Code::FORBIDDEN,
+                "secure sessions are not served yet",
+            ));
+        };
+        let source = route.address.ip();
+        let answer = self
+            .book
+            .admit(now, Purpose::Management, None, source, endpoint);
+        self.settle(now);
+        match answer {
+            Ok(_) => Ok(()),
+            Err(denied) => Err(Refusal::new(denied.code, denied.reason)),
+        }
+    }
+
+    /// Passes on what the book says: first what is to be stored, then what follows from it.
+    pub(super) fn settle(&mut self, now: Now) {
+        while let Some(change) = self.book.poll_change() {
+            self.outputs.push_back(Output::Store(change));
+        }
+        while let Some(event) = self.book.poll_event() {
+            match event {
+                credentials::Event::Ended { endpoint, removed } => {
+                    self.end_endpoint(now, &endpoint, removed);
+                }
+                credentials::Event::Joined(endpoint) => self.emit(Event::Joined(endpoint)),
+                credentials::Event::WindowClosed => self.emit(Event::WindowClosed),
+            }
+        }
+    }
+
+    /// Ends what an endpoint has here, because it may be here no longer.
+    fn end_endpoint(&mut self, now: Now, endpoint: &str, removed: bool) {
+        let Some(device) = self.device_of(endpoint) else {
+            return;
+        };
+        let registered = self.registration(device).is_some();
+        self.end_registration(now, device);
+        if registered || removed {
+            self.emit(Event::Revoked { device, removed });
+        }
+    }
+
     /// A number for an endpoint name that was never seen.
-    fn admit(&mut self, endpoint: &str) -> Result<DeviceId, Refusal> {
+    fn number(&mut self, endpoint: &str) -> Result<DeviceId, Refusal> {
         if self.devices.len() >= self.limits.devices {
             return Err(Refusal::new(
                 Code::SERVICE_UNAVAILABLE,

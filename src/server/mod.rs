@@ -4,6 +4,7 @@
 //! MQTT, mappings, and what the values mean.
 
 mod asking;
+pub mod credentials;
 mod device;
 mod formats;
 mod interface;
@@ -28,11 +29,13 @@ use crate::lwm2m::codec::{Context, Problem};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::{ContentFormat, Path, Record};
 use crate::route::Route;
+use crate::server::credentials::{Book, Change};
 use crate::server::device::{Device, Queued};
 use crate::server::formats::Formats;
 use crate::server::registration::{Refusal, Register, parse_register, parse_update};
 use crate::time::{Instant, Now, UnixTime};
 
+pub use credentials::Join;
 pub use device::{DeviceId, OperationId, Registration};
 pub use operation::{Answer, Operation, OperationError};
 pub use registration::Terms;
@@ -41,21 +44,11 @@ pub use transport::Listener;
 /// The first segment of every location.
 const REGISTRATION_PATH: &str = "rd";
 
-/// Who may register.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Join {
-    /// Nobody unknown; and without credentials nobody is known.
-    #[default]
-    Known,
-    /// Whoever the transport lets in.
-    Open,
-}
-
 /// What the operator decides.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Who may register.
-    pub join: Join,
+    pub policy: credentials::Policy,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
     /// Where devices reach us, by the numbers of [`Route::listener`]. A number that is not here
@@ -80,6 +73,8 @@ pub struct Limits {
     pub devices: usize,
     /// Operations that wait for one device.
     pub operations_per_device: usize,
+    /// Credentials and approvals.
+    pub credentials: credentials::Limits,
     /// The message layer's own.
     pub coap: coap::Limits,
     /// The secure transport's own.
@@ -91,6 +86,7 @@ impl Default for Limits {
         Self {
             devices: 200_000,
             operations_per_device: 64,
+            credentials: credentials::Limits::default(),
             coap: coap::Limits::default(),
             dtls: dtls::Limits::default(),
         }
@@ -107,6 +103,8 @@ pub enum Output {
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// Store this before what follows is done.
+    Store(Change),
     /// Something happened.
     Event(Event),
     /// Run this on a thread of its own, and give it to [`Server::worked`].
@@ -139,6 +137,17 @@ pub enum Event {
         /// When the lifetime ended, without the grace.
         at: UnixTime,
     },
+    /// A device lost what let it in: it was removed, or its credentials changed.
+    Revoked {
+        /// Which.
+        device: DeviceId,
+        /// Whether nothing is to be kept of it.
+        removed: bool,
+    },
+    /// The open join window approved an endpoint.
+    Joined(Arc<str>),
+    /// The join window closed, because its time was over.
+    WindowClosed,
     /// A Register or Update was refused.
     Refused {
         /// From where it came.
@@ -235,6 +244,7 @@ pub struct Server {
     running: KeyedMap<ExchangeId, Running>,
     observations: KeyedMap<ObservationId, (DeviceId, Path)>,
     deadlines: BTreeSet<(Instant, DeviceId)>,
+    book: Book,
     operations: u64,
     rng: StdRng,
     outputs: VecDeque<Output>,
@@ -252,6 +262,8 @@ impl Server {
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
         let mux = engine.map(|engine| Mux::new(engine, limits.dtls.clone(), &mut rng));
+        let policy = settings.policy.clone();
+        let limits_of_book = limits.credentials.clone();
         Self {
             settings,
             models,
@@ -265,6 +277,7 @@ impl Server {
             running: keyed::map(&mut rng),
             observations: keyed::map(&mut rng),
             deadlines: BTreeSet::new(),
+            book: Book::new(policy, limits_of_book, &mut rng),
             operations: 0,
             rng,
             outputs: VecDeque::new(),
@@ -279,6 +292,8 @@ impl Server {
         }
         self.pump(now);
         self.expire(now);
+        self.book.timeout(now);
+        self.settle(now);
     }
 
     /// What to do next, until `None`.
@@ -290,10 +305,33 @@ impl Server {
     pub fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.deadlines.first().map(|(at, _)| *at);
         let secure = self.mux.as_ref().and_then(Mux::next_timeout);
-        [self.endpoint.next_timeout(), secure, expiry]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.endpoint.next_timeout(),
+            secure,
+            expiry,
+            self.book.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Who may come in.
+    pub const fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Changes who may come in: what has to be stored comes out of [`Server::poll`], and whoever
+    /// may be here no longer is gone when this returns.
+    pub fn with_book<T>(&mut self, now: Now, change: impl FnOnce(&mut Book) -> T) -> T {
+        let result = change(&mut self.book);
+        self.settle(now);
+        result
+    }
+
+    /// The number of an endpoint that was seen before.
+    pub fn device_of(&self, endpoint: &str) -> Option<DeviceId> {
+        self.by_endpoint.get(endpoint).copied()
     }
 
     /// The endpoint name of a device.

@@ -12,6 +12,7 @@ use lwm2mqtt::gateway::{Event, Gateway, Input, Limits, Message, Output, Settings
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
+use lwm2mqtt::server::credentials::{Change, Policy};
 use lwm2mqtt::server::{self, Join};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 use serde_json::Value as Json;
@@ -32,6 +33,8 @@ pub struct Rig {
     pub devices: Vec<Device>,
     pub broker: Broker,
     pub events: Vec<Event>,
+    /// What was to be stored.
+    pub stored: Vec<Change>,
     timeout: Option<Instant>,
     wire: VecDeque<(Instant, Datagram)>,
 }
@@ -104,7 +107,10 @@ impl Rig {
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
                 server: server::Settings {
-                    join: Join::Open,
+                    policy: Policy {
+                        join: Join::Open,
+                        ..Policy::default()
+                    },
                     lifetime_grace: Duration::from_secs(30),
                     listeners: Vec::new(),
                 },
@@ -122,6 +128,7 @@ impl Rig {
             devices: Vec::new(),
             broker: Broker::default(),
             events: Vec::new(),
+            stored: Vec::new(),
             timeout: None,
             wire: VecDeque::new(),
         };
@@ -329,6 +336,7 @@ impl Rig {
                 Output::Datagram { route, bytes } => self
                     .wire
                     .push_back((arrival, Datagram::ToDevice(route, bytes))),
+                Output::Store(change) => self.stored.push(change),
                 Output::Event(event) => self.events.push(event),
                 Output::Timeout(at) => {
                     self.timeout = at;

@@ -12,7 +12,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::name::{objection, short_hash};
 use super::pattern::parse_id;
 use super::profile::{InstanceNames, Profile, SignalRule, Unmapped};
 use super::select::{EndpointPattern, Selector};
@@ -21,6 +20,7 @@ use super::{Plan, profile::newest_resource};
 use crate::diagnostic::{At, Diagnostic, Item, Reader, Table};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::path::{Id, Level, Path};
+use crate::name::{objection, short_hash};
 use signal::Defaults;
 
 /// A mapping file.

@@ -1,4 +1,4 @@
-//! Names that become one topic level.
+//! Names that become one topic level, and patterns of names.
 
 use sha2::{Digest, Sha256};
 
@@ -43,7 +43,7 @@ pub fn suffixed(name: &str, endpoint: &str) -> String {
 }
 
 /// The first six hex digits of a SHA-256.
-pub(super) fn short_hash(bytes: &[u8]) -> String {
+pub(crate) fn short_hash(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
     hash.iter()
         .take(3)
@@ -52,7 +52,7 @@ pub(super) fn short_hash(bytes: &[u8]) -> String {
 }
 
 /// Why `name` cannot be one topic level, in words that follow "`name` ".
-pub(super) fn objection(name: &str) -> Option<String> {
+pub(crate) fn objection(name: &str) -> Option<String> {
     if name.is_empty() {
         return Some("is empty".to_owned());
     }
@@ -68,6 +68,36 @@ pub(super) fn objection(name: &str) -> Option<String> {
 
 fn is_forbidden(c: char) -> bool {
     matches!(c, '/' | '+' | '#' | '$') || c.is_control() || c.is_whitespace()
+}
+
+/// `*` is any run of characters, `?` any one.
+pub(crate) fn glob_matches(glob: &str, text: &str) -> bool {
+    let glob: Vec<char> = glob.chars().collect();
+    let text: Vec<char> = text.chars().collect();
+    let (mut g, mut t) = (0, 0);
+    // Where to take up again: behind the last star, which then swallows one more character.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match glob.get(g) {
+            Some('*') => {
+                star = Some((g + 1, t));
+                g += 1;
+            }
+            Some(&c) if c == '?' || c == text[t] => {
+                g += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((behind, swallowed)) => {
+                    star = Some((behind, swallowed + 1));
+                    g = behind;
+                    t = swallowed + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    glob[g..].iter().all(|&c| c == '*')
 }
 
 #[cfg(test)]
