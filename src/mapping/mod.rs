@@ -16,7 +16,8 @@ mod transform;
 
 use std::sync::Arc;
 
-pub use compile::{Compiled, Source};
+pub use crate::diagnostic::Source;
+pub use compile::Compiled;
 pub use name::{MAX_NAME, clean, clean_name, suffixed};
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
