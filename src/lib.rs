@@ -23,6 +23,7 @@ pub mod keyed;
 pub mod lwm2m;
 pub mod mapping;
 pub mod name;
+pub mod name_pattern;
 pub mod route;
 pub mod secret;
 pub mod server;

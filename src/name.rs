@@ -70,36 +70,6 @@ fn is_forbidden(c: char) -> bool {
     matches!(c, '/' | '+' | '#' | '$') || c.is_control() || c.is_whitespace()
 }
 
-/// `*` is any run of characters, `?` any one.
-pub(crate) fn glob_matches(glob: &str, text: &str) -> bool {
-    let glob: Vec<char> = glob.chars().collect();
-    let text: Vec<char> = text.chars().collect();
-    let (mut g, mut t) = (0, 0);
-    // Where to take up again: behind the last star, which then swallows one more character.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match glob.get(g) {
-            Some('*') => {
-                star = Some((g + 1, t));
-                g += 1;
-            }
-            Some(&c) if c == '?' || c == text[t] => {
-                g += 1;
-                t += 1;
-            }
-            _ => match star {
-                Some((behind, swallowed)) => {
-                    star = Some((behind, swallowed + 1));
-                    g = behind;
-                    t = swallowed + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    glob[g..].iter().all(|&c| c == '*')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,7 +79,7 @@ pub fn check_configuration(sources: &Sources) -> Report {
     let config = loaded.partial;
     let (models, found) = config::models(&config.models.paths);
     report.diagnostics.extend(found);
-    let (sources, found) = config::mapping_sources(&config.mappings.paths);
+    let (sources, found) = config::toml_sources(&config.mappings.paths);
     report.diagnostics.extend(found);
     report.files += sources.len();
     let compiled = Plan::compile(&sources, &models, &config.mqtt.base_topic);
@@ -111,7 +111,7 @@ pub fn check_paths(paths: &[PathBuf]) -> Report {
     }
     let (models, found) = config::models(&models);
     report.diagnostics.extend(found);
-    let (sources, found) = config::mapping_sources(&mappings);
+    let (sources, found) = config::toml_sources(&mappings);
     report.diagnostics.extend(found);
     let base = Config::default().mqtt.base_topic;
     report

@@ -58,7 +58,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     for problem in problems {
         warn!("{problem}");
     }
-    let (sources, mut diagnostics) = config::mapping_sources(&config.mappings.paths);
+    let (sources, mut diagnostics) = config::toml_sources(&config.mappings.paths);
     let base = &config.mqtt.base_topic;
     let Compiled {
         plan,

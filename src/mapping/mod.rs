@@ -15,8 +15,9 @@ mod transform;
 
 use std::sync::Arc;
 
+pub use crate::diagnostic::Source;
 pub use crate::name::{MAX_NAME, clean, clean_name, suffixed};
-pub use compile::{Compiled, Source};
+pub use compile::Compiled;
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
 pub use profile::{Format, Kind, Profile, Route, Signal, Unmapped};

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use files::{mapping_sources, models};
+pub use files::{models, toml_sources};
 pub(in crate::agent) use layers::unreadable;
 pub use layers::{Missing, Override, Sources};
 pub use secret::Secret;

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::record::Origin;
-use crate::name::glob_matches;
+use crate::name_pattern::glob_matches;
 
 /// The largest certificate that is taken, in bytes of DER.
 const CERTIFICATE_MAX: usize = 16 * 1024;
