@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tracing::warn;
 
 use crate::agent::config::{self, Config};
 use crate::agent::entropy;
-use crate::agent::mqtt::{self, Address, AddressError};
+use crate::agent::mqtt::{self, Address};
 use crate::agent::run::Options;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
@@ -98,21 +98,23 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
 
 fn broker(config: &Config, name: &str) -> anyhow::Result<mqtt::Settings> {
     let mqtt = &config.mqtt;
-    let address: Address = match mqtt.url.parse() {
-        Ok(address) => address,
-        Err(error @ AddressError::NotBuilt(_)) => bail!(
-            "[mqtt] url {}: {error}. The agent does not connect in clear where security is asked for",
-            mqtt.url
+    let address: Address = mqtt
+        .url
+        .parse()
+        .with_context(|| format!("[mqtt] url {}", mqtt.url))?;
+    let password = match &mqtt.password {
+        None => None,
+        Some(password) => Some(
+            String::from_utf8(password.expose().to_vec())
+                .ok()
+                .context("[mqtt] password is not text in UTF-8")?,
         ),
-        Err(error) => return Err(error).with_context(|| format!("[mqtt] url {}", mqtt.url)),
     };
     Ok(mqtt::Settings {
         version: mqtt.version,
         username: mqtt.username.clone(),
-        password: mqtt
-            .password
-            .as_ref()
-            .map(|password| password.expose().to_owned()),
+        password,
+        tls: mqtt.tls.clone(),
         keep_alive: mqtt.keep_alive,
         seed: entropy::number()?,
         ..mqtt::Settings::new(
