@@ -233,11 +233,13 @@ fn date(seconds: u64) -> String {
     shown.replacen('T', " ", 1).replace(".000Z", " UTC")
 }
 
-/// Dates are wrong as often for the sake of the clock.
+/// Dates are wrong as often for the sake of the clock. Its day alone, so that the same failure has
+/// the same words at each attempt.
 fn clock() -> String {
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let now = date(since_epoch.as_secs());
+    let now = now.split(' ').next().unwrap_or_default();
     format!("or set this machine's clock, which says {now}, if that is wrong")
 }
