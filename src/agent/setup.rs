@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tracing::warn;
 
 use crate::agent::config::{self, Config};
 use crate::agent::entropy;
-use crate::agent::mqtt::{self, Address, AddressError};
 use crate::agent::dtls;
+use crate::agent::mqtt::{self, Address};
 use crate::agent::run::{Listen, Options};
 use crate::agent::takeover::Takeover;
 use crate::coap;
@@ -131,21 +131,23 @@ fn listeners(devices: &config::Devices) -> Vec<Listen> {
 
 fn broker(config: &Config, name: &str) -> anyhow::Result<mqtt::Settings> {
     let mqtt = &config.mqtt;
-    let address: Address = match mqtt.url.parse() {
-        Ok(address) => address,
-        Err(error @ AddressError::NotBuilt(_)) => bail!(
-            "[mqtt] url {}: {error}. The agent does not connect in clear where security is asked for",
-            mqtt.url
+    let address: Address = mqtt
+        .url
+        .parse()
+        .with_context(|| format!("[mqtt] url {}", mqtt.url))?;
+    let password = match &mqtt.password {
+        None => None,
+        Some(password) => Some(
+            String::from_utf8(password.expose().to_vec())
+                .ok()
+                .context("[mqtt] password is not text in UTF-8")?,
         ),
-        Err(error) => return Err(error).with_context(|| format!("[mqtt] url {}", mqtt.url)),
     };
     Ok(mqtt::Settings {
         version: mqtt.version,
         username: mqtt.username.clone(),
-        password: mqtt
-            .password
-            .as_ref()
-            .map(|password| password.expose().to_owned()),
+        password,
+        tls: mqtt.tls.clone(),
         keep_alive: mqtt.keep_alive,
         seed: entropy::number()?,
         ..mqtt::Settings::new(

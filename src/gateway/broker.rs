@@ -32,6 +32,8 @@ const REFILL_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Broker {
     boot: String,
     link: Link,
+    /// Why the last connection or attempt ended, as it was said last.
+    away_because: String,
     /// Whether anything was ever delivered, so that it could have been lost.
     met: bool,
     /// The sentinel that was published last, the ticket it went with, and the one that the broker
@@ -85,6 +87,7 @@ impl Broker {
         Self {
             boot,
             link: Link::Away,
+            away_because: String::new(),
             met: false,
             sentinel: 0,
             sentinel_ticket: None,
@@ -194,10 +197,13 @@ impl Gateway {
 
     pub(super) fn on_disconnected(&mut self, reason: String) {
         self.outbox.disconnected();
-        // An attempt that failed is said once, not at each retry.
-        if self.broker.link != Link::Away {
-            self.say(Event::BrokerDisconnected { detail: reason });
+        // Why an attempt failed is said once, not at each retry.
+        if self.broker.link != Link::Away || self.broker.away_because != reason {
+            self.say(Event::BrokerDisconnected {
+                detail: reason.clone(),
+            });
         }
+        self.broker.away_because = reason;
         self.broker.link = Link::Away;
         self.broker.refill = None;
     }

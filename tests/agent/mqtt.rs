@@ -16,8 +16,8 @@ use crate::broker::{Broker, Subscriber, free_port};
 use crate::scripted::{Act, Scripted};
 
 fn settings(port: u16) -> Settings {
-    let host = "127.0.0.1".into();
-    Settings::new(Address { host, port }, "gateway")
+    let address: Address = format!("mqtt://127.0.0.1:{port}").parse().unwrap();
+    Settings::new(address, "gateway")
 }
 
 /// The two as the agent runs them.

@@ -15,11 +15,11 @@ use std::time::Duration;
 pub use files::{models, toml_sources};
 pub(in crate::agent) use layers::unreadable;
 pub use layers::{Missing, Override, Sources};
-pub use secret::Secret;
 pub use text::template;
 
-use crate::agent::mqtt::VersionChoice;
+use crate::agent::mqtt::{Tls, VersionChoice};
 use crate::diagnostic::Diagnostic;
+use crate::secret::Secret;
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/lwm2mqtt/lwm2mqtt.toml";
@@ -98,7 +98,7 @@ impl Gateway {
 /// `[mqtt]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mqtt {
-    /// Where the broker is; of a sound form, but only `mqtt://` can be connected to.
+    /// Where the broker is; of a sound form.
     pub url: String,
     /// Which protocol version to speak.
     pub version: VersionChoice,
@@ -110,12 +110,8 @@ pub struct Mqtt {
     pub username: Option<String>,
     /// Sent at connecting.
     pub password: Option<Secret>,
-    /// Certificates that the broker's is checked against; not built.
-    pub ca_file: Option<PathBuf>,
-    /// Our certificate; not built.
-    pub cert_file: Option<PathBuf>,
-    /// Its key; not built.
-    pub key: Option<Secret>,
+    /// `ca_file`, `cert_file` and `key`.
+    pub tls: Tls,
     /// The longest silence before we ask whether the broker is there; 1 s to 65 535 s.
     pub keep_alive: Duration,
     /// Which administration is possible over MQTT; not built.
@@ -137,9 +133,7 @@ impl Default for Mqtt {
             base_topic: "lwm2mqtt".to_owned(),
             username: None,
             password: None,
-            ca_file: None,
-            cert_file: None,
-            key: None,
+            tls: Tls::default(),
             keep_alive: Duration::from_secs(30),
             admin: AdminVerbs::Read,
             reply_topics: Vec::new(),

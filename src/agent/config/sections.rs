@@ -22,6 +22,10 @@ pub(super) struct Draft {
     pub(super) password: Option<SecretSource>,
     pub(super) key: Option<SecretSource>,
     pub(super) devices_key: Option<SecretSource>,
+    /// Where `mqtt.ca_file`, `cert_file` and `key` were set last.
+    pub(super) ca_file_at: Option<Diagnostic>,
+    pub(super) cert_file_at: Option<Diagnostic>,
+    pub(super) key_at: Option<Diagnostic>,
     /// Where `devices.coap` was set last.
     pub(super) coap: Option<Diagnostic>,
     /// Where `devices.join` was set last.
@@ -120,15 +124,17 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
         draft.password =
             SecretSource::read(&item, "lwm2mqtt.mqtt-password").or(draft.password.take());
     }
-    for (key, target) in [
-        ("ca_file", &mut mqtt.ca_file),
-        ("cert_file", &mut mqtt.cert_file),
+    for (key, target, at) in [
+        ("ca_file", &mut mqtt.tls.ca_file, &mut draft.ca_file_at),
+        ("cert_file", &mut mqtt.tls.cert_file, &mut draft.cert_file_at),
     ] {
-        if let Some(item) = not_built(table, key) {
+        if let Some(item) = table.take(key) {
+            *at = Some(place(&item));
             *target = scalar::path(&item, "/etc/lwm2mqtt/ca.pem");
         }
     }
-    if let Some(item) = not_built(table, "key") {
+    if let Some(item) = table.take("key") {
+        draft.key_at = Some(place(&item));
         draft.key = SecretSource::read(&item, "lwm2mqtt.mqtt-key").or(draft.key.take());
     }
     if let Some(item) = table.take("keep_alive") {
