@@ -5,6 +5,9 @@
 //! [`DtlsSession`]s; the mux owns them, finds the one that a datagram is for, and tells the layer
 //! above who is at the other end.
 
+#[cfg(feature = "dtls")]
+pub mod mbedtls;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,0 +1,4 @@
+//! Our client against our server, in virtual time.
+
+mod psk;
+mod rig;
