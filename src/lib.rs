@@ -28,3 +28,4 @@ pub mod route;
 pub mod secret;
 pub mod server;
 pub mod time;
+pub(crate) mod timers;

@@ -15,11 +15,11 @@ use crate::coap::dedup::{Deduplication, Fate, Identity};
 use crate::coap::exchange::{Purpose, Transmission};
 use crate::coap::link::{Links, slot_of};
 use crate::coap::message::{Kind, Malformed, Message, Parsed};
-use crate::coap::timers::Timers;
 use crate::coap::transfer::{self, Budget, Transfers};
 use crate::coap::types::{Code, Peer, Request, Response, Token};
 use crate::keyed::HashKey;
 use crate::time::Instant;
+use crate::timers::Timers;
 
 /// Transmission parameters (RFC 7252 §4.8).
 #[derive(Clone, Debug)]

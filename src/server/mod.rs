@@ -39,6 +39,7 @@ pub use credentials::Join;
 pub use device::{DeviceId, OperationId, Registration};
 pub use operation::{Answer, Operation, OperationError};
 pub use registration::Terms;
+pub use credentials::Purpose;
 pub use transport::Listener;
 
 /// The first segment of every location.

@@ -6,7 +6,6 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::dtls::mux;
 
 /// A socket that devices reach us at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,25 +129,25 @@ impl Server {
         }
     }
 
-    fn on_dtls(&mut self, now: Now, output: mux::Output) {
+    fn on_dtls(&mut self, now: Now, output: dtls::Output) {
         match output {
-            mux::Output::Datagram { route, bytes } => {
+            dtls::Output::Datagram { route, bytes } => {
                 self.outputs.push_back(Output::Datagram { route, bytes });
             }
-            mux::Output::App { session, bytes } => {
+            dtls::Output::App { session, bytes } => {
                 let peer = Peer::Session(session.0);
                 self.endpoint.receive(now.instant, peer, &bytes);
             }
-            mux::Output::Established { session, identity, .. } => {
+            dtls::Output::Established { session, identity, .. } => {
                 self.take_over(now, session, &identity);
             }
-            mux::Output::Moved { session, from } => self.on_moved(session, from),
-            mux::Output::Failed { route, reason } => {
+            dtls::Output::Moved { session, from } => self.on_moved(session, from),
+            dtls::Output::Failed { route, reason } => {
                 self.emit(Event::HandshakeFailed { route, reason });
             }
             // A registration outlives its session: the device may come back with another one.
-            mux::Output::Closed { .. } => {}
-            mux::Output::Work(work) => self.outputs.push_back(Output::Work(work)),
+            dtls::Output::Closed { .. } => {}
+            dtls::Output::Work(work) => self.outputs.push_back(Output::Work(work)),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::client::{
     Account, Client, Config, Counters, Event, Formats, Input, Limits, Output, Retry,
 };
 use crate::coap::{self, Peer};
-use crate::dtls::mux::{self, Mux};
+use crate::dtls::{Limits as DtlsLimits, Mux};
 use crate::lwm2m::{ContentFormat, Version};
 use crate::route::Route;
 use crate::time::{Instant, Now, UnixTime};
@@ -151,7 +151,7 @@ impl Fleet {
         };
         let mut rng = StdRng::from_seed(entropy::seed()?);
         let connect = security.connect(&self.endpoint_name(index), rng.random());
-        let mux = Mux::new(dtls::client_engine()?, mux::Limits::default(), &mut rng);
+        let mux = Mux::new(dtls::client_engine()?, DtlsLimits::default(), &mut rng);
         Ok(Wire::secured(socket, self.server, mux, connect))
     }
 

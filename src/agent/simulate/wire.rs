@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-use crate::dtls::mux::{Mux, Output, SessionId};
-use crate::dtls::{Connect, Fatal};
+use crate::dtls::{Connect, Fatal, Mux, Output, SessionId};
 use crate::route::Route;
 use crate::time::{Instant, Now};
 

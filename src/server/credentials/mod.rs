@@ -34,9 +34,10 @@ pub use record::{
 };
 
 /// Which of our servers a peer speaks to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Purpose {
     /// The LwM2M server.
+    #[default]
     Management,
     /// The bootstrap server.
     Bootstrap,
