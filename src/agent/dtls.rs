@@ -59,7 +59,7 @@ pub(super) fn server_engine(
         authorities,
         ..mbedtls::Settings::default()
     };
-    let engine = mbedtls::Engine::new(settings).context("DTLS")?;
+    let engine = mbedtls::Engine::new(&settings).context("DTLS")?;
     Ok(Box::new(engine))
 }
 

@@ -14,9 +14,9 @@
 pub mod check;
 pub mod cli;
 pub mod config;
-mod dtls;
 #[cfg(feature = "demo")]
 pub mod demo;
+mod dtls;
 pub mod entropy;
 pub mod log;
 pub mod mqtt;

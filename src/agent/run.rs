@@ -92,7 +92,11 @@ impl Agent {
     /// returns; the broker may be away for as long as it likes.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let clock = Clock::start();
-        let wanted: Vec<_> = options.listeners.iter().map(|listen| listen.address).collect();
+        let wanted: Vec<_> = options
+            .listeners
+            .iter()
+            .map(|listen| listen.address)
+            .collect();
         let sockets = Sockets::bind(&wanted)?;
         let mut setup = options.gateway;
         let listeners = &mut setup.settings.server.listeners;
@@ -265,7 +269,11 @@ fn listener(listen: Listen, address: SocketAddr) -> Listener {
 }
 
 fn announce(listener: &Listener) {
-    let Listener { uri, secure, purpose } = listener;
+    let Listener {
+        uri,
+        secure,
+        purpose,
+    } = listener;
     let whom = match purpose {
         Purpose::Management => "devices reach us",
         Purpose::Bootstrap => "devices are bootstrapped",
@@ -273,7 +281,9 @@ fn announce(listener: &Listener) {
     if *secure {
         info!("{whom} at {uri}");
     } else {
-        warn!("{whom} at {uri}, which is not secured: anyone who can send there can pretend to be a device");
+        warn!(
+            "{whom} at {uri}, which is not secured: anyone who can send there can pretend to be a device"
+        );
     }
 }
 

@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use tracing::warn;
 
 use crate::agent::config::{self, Config};
-use crate::agent::entropy;
 use crate::agent::dtls;
+use crate::agent::entropy;
 use crate::agent::mqtt::{self, Address};
 use crate::agent::run::{Listen, Options};
 use crate::agent::takeover::Takeover;

@@ -49,9 +49,10 @@ impl Takeover {
         }
         let mut plain = Zeroizing::new(Vec::new());
         for session in sessions {
-            let bytes = Zeroizing::new(session.to_bytes());
+            let bytes = session.to_bytes();
+            let bytes = bytes.expose();
             plain.extend_from_slice(&u32::try_from(bytes.len())?.to_be_bytes());
-            plain.extend_from_slice(&bytes);
+            plain.extend_from_slice(bytes);
         }
         let seed = entropy::seed()?;
         let nonce = seed.first_chunk::<NONCE>().context("no nonce")?;

@@ -14,6 +14,8 @@ impl Server {
     ) {
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
         let response = match (request.method, path.as_slice()) {
+            // A bootstrap server keeps no registrations.
+            _ if self.purpose(peer) == Purpose::Bootstrap => Response::new(Code::NOT_FOUND),
             (Code::POST, [REGISTRATION_PATH]) => self.on_register(now, peer, request),
             (Code::POST, [REGISTRATION_PATH, location]) => {
                 self.on_update(now, peer, location, request)
@@ -35,7 +37,11 @@ impl Server {
     }
 
     fn on_register(&mut self, now: Now, peer: Peer, request: &Request) -> Response {
-        match parse_register(request).and_then(|register| self.register(now, peer, register)) {
+        let proven = self
+            .identity(peer)
+            .and_then(|identity| self.book.endpoint_of(self.purpose(peer), identity));
+        let register = parse_register(request, proven.as_deref());
+        match register.and_then(|register| self.register(now, peer, register)) {
             Ok(location) => Response {
                 location: vec![REGISTRATION_PATH.to_owned(), location],
                 ..Response::new(Code::CREATED)
@@ -107,16 +113,17 @@ impl Server {
     /// Asks whether this peer may be this endpoint. What the answer makes known for good is stored
     /// before the device is answered.
     fn let_in(&mut self, now: Now, peer: Peer, endpoint: &str) -> Result<(), Refusal> {
-        let Peer::Route(route) = peer else {
-            return Err(Refusal::new(
-                Code::FORBIDDEN,
-                "secure sessions are not served yet",
-            ));
+        let Some(route) = self.route(peer) else {
+            return Err(Refusal::new(Code::FORBIDDEN, "its session has ended"));
         };
-        let source = route.address.ip();
-        let answer = self
-            .book
-            .admit(now, Purpose::Management, None, source, endpoint);
+        let identity = self.identity(peer).cloned();
+        let answer = self.book.admit(
+            now,
+            self.purpose(peer),
+            identity.as_deref(),
+            route.address.ip(),
+            endpoint,
+        );
         self.settle(now);
         match answer {
             Ok(_) => Ok(()),
@@ -145,8 +152,16 @@ impl Server {
         let Some(device) = self.device_of(endpoint) else {
             return;
         };
-        let registered = self.registration(device).is_some();
+        let registration = self.registration(device);
+        let session = registration.and_then(|registration| match registration.peer {
+            Peer::Session(number) => Some(SessionId(number)),
+            Peer::Route(_) => None,
+        });
+        let registered = registration.is_some();
         self.end_registration(now, device);
+        if let (Some(session), Some(mux)) = (session, &mut self.mux) {
+            mux.close(session);
+        }
         if registered || removed {
             self.emit(Event::Revoked { device, removed });
         }

@@ -36,10 +36,10 @@ use crate::server::registration::{Refusal, Register, parse_register, parse_updat
 use crate::time::{Instant, Now, UnixTime};
 
 pub use credentials::Join;
+pub use credentials::Purpose;
 pub use device::{DeviceId, OperationId, Registration};
 pub use operation::{Answer, Operation, OperationError};
 pub use registration::Terms;
-pub use credentials::Purpose;
 pub use transport::Listener;
 
 /// The first segment of every location.
@@ -63,7 +63,8 @@ impl Settings {
     }
 
     fn is_secure(&self, number: u16) -> bool {
-        self.listener(number).is_some_and(|listener| listener.secure)
+        self.listener(number)
+            .is_some_and(|listener| listener.secure)
     }
 }
 
@@ -262,9 +263,20 @@ impl Server {
         seed: [u8; 32],
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
-        let mux = engine.map(|engine| Mux::new(engine, limits.dtls.clone(), &mut rng));
-        let policy = settings.policy.clone();
-        let limits_of_book = limits.credentials.clone();
+        let book = Book::new(
+            settings.policy.clone(),
+            limits.credentials.clone(),
+            &mut rng,
+        );
+        let mux = engine.map(|engine| {
+            let mut mux = Mux::new(engine, limits.dtls.clone(), &mut rng);
+            for (number, listener) in settings.listeners.iter().enumerate() {
+                if listener.secure {
+                    mux.serve(number as u16, book.keys(listener.purpose));
+                }
+            }
+            mux
+        });
         Self {
             settings,
             models,
@@ -278,7 +290,7 @@ impl Server {
             running: keyed::map(&mut rng),
             observations: keyed::map(&mut rng),
             deadlines: BTreeSet::new(),
-            book: Book::new(policy, limits_of_book, &mut rng),
+            book,
             operations: 0,
             rng,
             outputs: VecDeque::new(),

@@ -3,8 +3,6 @@
 //! The message layer knows peers, the network knows routes. Here the one is found from the other,
 //! and a device that comes back by a new session is given what it had by its last one.
 
-use std::net::IpAddr;
-
 use super::*;
 
 /// A socket that devices reach us at.
@@ -95,15 +93,6 @@ impl Server {
             .map_or(Purpose::Management, |listener| listener.purpose)
     }
 
-    /// The address that a peer is at, for those who know networks; unspecified for a session that
-    /// has just ended.
-    pub(super) fn source(&self, peer: Peer) -> IpAddr {
-        self.route(peer).map_or(
-            IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-            |route| route.address.ip(),
-        )
-    }
-
     /// Takes all that the message layer and the secure transport have to say, until both are
     /// silent.
     pub(super) fn pump(&mut self, now: Now) {
@@ -138,7 +127,9 @@ impl Server {
                 let peer = Peer::Session(session.0);
                 self.endpoint.receive(now.instant, peer, &bytes);
             }
-            dtls::Output::Established { session, identity, .. } => {
+            dtls::Output::Established {
+                session, identity, ..
+            } => {
                 self.take_over(now, session, &identity);
             }
             dtls::Output::Moved { session, from } => self.on_moved(session, from),

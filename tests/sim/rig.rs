@@ -338,6 +338,10 @@ impl Rig {
                     .push_back((arrival, Datagram::ToDevice(route, bytes))),
                 Output::Store(change) => self.stored.push(change),
                 Output::Event(event) => self.events.push(event),
+                Output::Work(mut work) => {
+                    work.run();
+                    self.gateway.handle(self.now, Input::Worked(work));
+                }
                 Output::Timeout(at) => {
                     self.timeout = at;
                     break;

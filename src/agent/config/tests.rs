@@ -277,7 +277,7 @@ fn a_secret_comes_from_a_file_or_a_credential_and_is_never_shown() {
             ("CREDENTIALS_DIRECTORY", &credentials),
         ]);
         let config = loaded.config.as_ref().unwrap();
-        assert_eq!(config.mqtt.password.as_ref().unwrap().expose(), "hunter2");
+        assert_eq!(config.mqtt.password.as_ref().unwrap().expose(), b"hunter2");
         assert!(!format!("{loaded:?}").contains("hunter2"));
     }
     let file = folder.write(

@@ -50,14 +50,15 @@ pub(super) fn tls(error: &Error, settings: &Settings, asked: bool) -> String {
             PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => version(settings),
-        Error::PeerIncompatible(why) => format!(
-            "{address} and the gateway have nothing in TLS in common ({why:?}); {SUITES}"
-        ),
+        Error::PeerIncompatible(why) => {
+            format!("{address} and the gateway have nothing in TLS in common ({why:?}); {SUITES}")
+        }
         error => format!("TLS with {address} failed: {error}"),
     }
 }
 
-const SUITES: &str = "permit TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, at the broker";
+const SUITES: &str =
+    "permit TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, at the broker";
 
 /// The broker asked who we are, and did not take what it got.
 pub(super) fn unidentified(settings: &Settings) -> String {
@@ -80,7 +81,9 @@ fn other_port(settings: &Settings) -> &'static str {
         Transport::SecureWebSocket => {
             "take the port of WebSocket with TLS, or ws:// if the connection may be in clear"
         }
-        _ => "take the broker's port for TLS, 8883 as a rule, or mqtt:// if the connection may be in clear",
+        _ => {
+            "take the broker's port for TLS, 8883 as a rule, or mqtt:// if the connection may be in clear"
+        }
     }
 }
 
@@ -108,7 +111,10 @@ fn certificate(error: &CertificateError, settings: &Settings) -> String {
             clock()
         ),
         CertificateError::NotValidYet => {
-            format!("{subject} is not valid yet; wait or make another, {}", clock())
+            format!(
+                "{subject} is not valid yet; wait or make another, {}",
+                clock()
+            )
         }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             match &settings.tls.ca_file {
@@ -223,7 +229,9 @@ pub(super) fn web_socket(error: &WebSocketError, settings: &Settings) -> String 
 
 /// The name in `DnsName("localhost")` or `IpAddress(127.0.0.1)`.
 fn bare(name: &str) -> &str {
-    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    let inner = name
+        .split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"')
 }
 

@@ -228,7 +228,7 @@ impl Device {
                     self.wire.timeout(now).await;
                     self.client.handle(now, Input::Timeout);
                 }
-                _ = stop.wait_for(|stop| *stop), if leave_by.is_none() => {
+                () = is_true(&mut stop), if leave_by.is_none() => {
                     self.wire.note_error();
                     let now = self.clock.now();
                     leave_by = Some(now.instant + LEAVE_WITHIN);
@@ -272,7 +272,7 @@ impl Device {
         }
     }
 
-    async fn report(&self, seen: Seen) -> Option<()> {
+    async fn report(&mut self, seen: Seen) -> Option<()> {
         let report = Report {
             device: self.index,
             at: self.clock.now().unix,
@@ -299,6 +299,11 @@ impl Device {
         add(&totals.unreachable, unreachable, self.unreachable);
         self.unreachable = unreachable;
     }
+}
+
+/// Waits until it is true, or will never be.
+async fn is_true(flag: &mut watch::Receiver<bool>) {
+    _ = flag.wait_for(|flag| *flag).await;
 }
 
 /// Waits for an instant of the core; for ever if there is none.

@@ -89,7 +89,7 @@ impl Wire {
     }
 
     /// Ready when the server sent something.
-    pub(super) async fn readable(&self) -> io::Result<()> {
+    pub(super) async fn readable(&mut self) -> io::Result<()> {
         self.socket.readable().await
     }
 

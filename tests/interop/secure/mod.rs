@@ -94,7 +94,6 @@ coaps = ["{place}"]
         Ok(gateway)
     }
 
-
     /// Adds a device while the gateway runs.
     pub fn add(&self, name: &str, more: &[&str]) -> Result<String> {
         self.agent
