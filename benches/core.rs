@@ -15,7 +15,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lwm2mqtt::coap::{self, Code, Endpoint, Request, Response};
 use lwm2mqtt::gateway::outbox::Session;
-use lwm2mqtt::gateway::{Gateway, Input, Limits, Output, Settings, Setup};
+use lwm2mqtt::gateway::{AdminAccess, Gateway, Input, Limits, Output, Settings, Setup};
 use lwm2mqtt::lwm2m::codec::{self, Context};
 use lwm2mqtt::lwm2m::{ContentFormat, Models, Path, Record, Value};
 use lwm2mqtt::mapping::Plan;
@@ -114,6 +114,8 @@ impl Pair {
                     lifetime_grace: Duration::from_secs(30),
                     listeners: Vec::new(),
                 },
+                admin: AdminAccess::All,
+                has_store: true,
             },
             limits: Limits::default(),
             parameters: coap::Parameters::default(),

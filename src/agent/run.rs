@@ -185,7 +185,7 @@ impl Agent {
                         tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
-                Output::Store(_) => {}
+                Output::Store(_) | Output::Admin { .. } => {}
                 Output::Event(event) => log(&event),
                 Output::Work(work) => self.worker.run(work),
                 Output::Timeout(at) => {

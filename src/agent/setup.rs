@@ -14,6 +14,7 @@ use crate::agent::run::{Listen, Options};
 use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
+use crate::gateway::admin::AdminAccess;
 use crate::gateway::{Limits, Settings, Setup};
 use crate::mapping::{Compiled, Plan};
 use crate::server::credentials::Policy;
@@ -92,6 +93,8 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
                 lifetime_grace: config.devices.lifetime_grace,
                 listeners: Vec::new(),
             },
+            admin: AdminAccess::default(),
+            has_store: false,
         },
         limits: Limits::default(),
         parameters: coap::Parameters::default(),

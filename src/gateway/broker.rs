@@ -11,7 +11,7 @@ use crate::gateway::device::State;
 use crate::gateway::json::Quality;
 use crate::gateway::outbox::{Session, Ticket};
 use crate::gateway::publish::{Class, Publish, Qos};
-use crate::gateway::{Event, Gateway};
+use crate::gateway::{AdminAccess, Event, Gateway};
 use crate::mapping::Route;
 use crate::server::DeviceId;
 use crate::time::{Instant, Now};
@@ -111,10 +111,11 @@ impl Broker {
 impl Gateway {
     /// The topics to subscribe to: each request once, and the sentinel with its retained message.
     pub fn subscriptions(&self) -> (Vec<String>, String) {
-        (
-            self.topics.request_filters(),
-            self.topics.bridge("sentinel").to_string(),
-        )
+        let mut requests = self.topics.request_filters();
+        if self.settings.admin != AdminAccess::Off {
+            requests.push(self.topics.admin_filter());
+        }
+        (requests, self.topics.bridge("sentinel").to_string())
     }
 
     /// What the broker publishes when it loses the gateway (MQTT 5 §3.1.2.5).

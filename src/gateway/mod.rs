@@ -3,6 +3,7 @@
 //! [`Gateway::handle`] takes one [`Input`]; after it, [`Gateway::poll`] is drained until it says
 //! [`Output::Timeout`]. What is *absent* here: sockets, clocks, the MQTT client's types.
 
+pub mod admin;
 mod birth;
 mod broker;
 mod command;
@@ -43,6 +44,7 @@ use crate::server::credentials::Change;
 use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
+pub use admin::{AdminAccess, AdminError};
 pub use event::{Event, Severity};
 pub use publish::Message;
 
@@ -57,6 +59,11 @@ pub struct Settings {
     pub last_seen_interval: std::time::Duration,
     /// The server's part.
     pub server: server::Settings,
+
+    /// Which administration is possible over MQTT.
+    pub admin: AdminAccess,
+    /// Whether the shell keeps what [`Output::Store`] says.
+    pub has_store: bool,
 }
 
 /// Caps on what devices and MQTT clients can make grow.
@@ -135,6 +142,13 @@ pub enum Input<'a> {
     Refused(Ticket, u8),
     /// Somebody published on one of our subscriptions.
     Message(Message),
+    /// Somebody on this machine asks for something.
+    Admin {
+        /// Which request: it comes back in [`Output::Admin`].
+        id: u64,
+        /// A JSON object.
+        request: &'a [u8],
+    },
     /// The agent stops: say so on MQTT.
     Stop,
 }
@@ -151,6 +165,13 @@ pub enum Output {
     },
     /// Store this before anything that follows is done.
     Store(Change),
+    /// The answer to an [`Input::Admin`]: one line of JSON.
+    Admin {
+        /// Which request.
+        id: u64,
+        /// What is answered.
+        reply: String,
+    },
     /// Something for the log.
     Event(Event),
     /// A step of a handshake that takes milliseconds: run it on a thread of its own, and give it
@@ -211,6 +232,7 @@ pub struct Gateway {
     counters: Counters,
     complaints: Complaints,
     health_due: Instant,
+    started: Now,
     outputs: VecDeque<Output>,
     stopping: bool,
 }
@@ -265,6 +287,7 @@ impl Gateway {
             counters: Counters::default(),
             complaints: Complaints::new(now.instant, &mut rng),
             health_due: now.instant + broker::HEALTH_INTERVAL,
+            started: now,
             outputs: VecDeque::new(),
             stopping: false,
             topics,
@@ -286,6 +309,12 @@ impl Gateway {
             Input::Delivered(ticket) => self.on_delivered(ticket),
             Input::Refused(ticket, code) => self.on_refused(ticket, code),
             Input::Message(message) => self.on_message(now, message),
+            Input::Admin { id, request } => {
+                let reply = self.on_admin(now, request);
+                // What is to be stored comes before the answer that says it is.
+                self.pump(now);
+                self.outputs.push_back(Output::Admin { id, reply });
+            }
             Input::Stop => self.on_stop(),
         }
         self.pump(now);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use lwm2mqtt::coap::{self, Code, Endpoint, IncomingId, Observe, Peer, Request, Response, Token};
 use lwm2mqtt::gateway::outbox::{Session, Ticket};
 use lwm2mqtt::gateway::publish::Qos;
-use lwm2mqtt::gateway::{Event, Gateway, Input, Limits, Message, Output, Settings, Setup};
+use lwm2mqtt::gateway::{
+    AdminAccess, Event, Gateway, Input, Limits, Message, Output, Settings, Setup,
+};
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
@@ -114,6 +116,8 @@ impl Rig {
                     lifetime_grace: Duration::from_secs(30),
                     listeners: Vec::new(),
                 },
+                admin: AdminAccess::All,
+                has_store: true,
             },
             limits: Limits::default(),
             parameters: coap::Parameters::default(),
@@ -337,6 +341,7 @@ impl Rig {
                     .wire
                     .push_back((arrival, Datagram::ToDevice(route, bytes))),
                 Output::Store(change) => self.stored.push(change),
+                Output::Admin { .. } => {}
                 Output::Event(event) => self.events.push(event),
                 Output::Work(mut work) => {
                     work.run();
