@@ -125,7 +125,11 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
     }
     for (key, target, at) in [
         ("ca_file", &mut mqtt.tls.ca_file, &mut draft.ca_file_at),
-        ("cert_file", &mut mqtt.tls.cert_file, &mut draft.cert_file_at),
+        (
+            "cert_file",
+            &mut mqtt.tls.cert_file,
+            &mut draft.cert_file_at,
+        ),
     ] {
         if let Some(item) = table.take(key) {
             *at = Some(place(&item));

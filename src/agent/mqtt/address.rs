@@ -146,7 +146,8 @@ impl FromStr for Address {
         if host.is_empty() || host.contains(['#', ' ']) {
             return Err(AddressError::Host);
         }
-        if (transport.is_secure() || transport.is_web_socket()) && ServerName::try_from(host).is_err()
+        if (transport.is_secure() || transport.is_web_socket())
+            && ServerName::try_from(host).is_err()
         {
             return Err(AddressError::Name(host.into()));
         }
@@ -168,7 +169,8 @@ impl FromStr for Address {
 
 /// A path and query, of the characters of RFC 3986 §3.3 and §3.4.
 fn checked_path(path: &str) -> Result<String, AddressError> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte);
+    let allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte);
     if !path.starts_with('/') || !path.bytes().all(allowed) {
         return Err(AddressError::Path(path.into()));
     }
@@ -217,10 +219,16 @@ mod tests {
             ("mqtts://-", AddressError::Name("-".into())),
             ("ws://bro\nker", AddressError::Name("bro\nker".into())),
             ("ws://localhost/a b", AddressError::Path("/a b".into())),
-            ("ws://localhost/\r\nX: y", AddressError::Path("/\r\nX: y".into())),
+            (
+                "ws://localhost/\r\nX: y",
+                AddressError::Path("/\r\nX: y".into()),
+            ),
             ("ws://localhost?x", AddressError::Path("?x".into())),
             ("mqtt://localhost:0", AddressError::Port("0".into())),
-            ("mqtts://localhost:65536", AddressError::Port("65536".into())),
+            (
+                "mqtts://localhost:65536",
+                AddressError::Port("65536".into()),
+            ),
         ] {
             assert_eq!(url.parse::<Address>(), Err(error), "{url}");
         }

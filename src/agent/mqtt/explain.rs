@@ -50,14 +50,15 @@ pub(super) fn tls(error: &Error, settings: &Settings, asked: bool) -> String {
             PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => version(settings),
-        Error::PeerIncompatible(why) => format!(
-            "{address} and the gateway have nothing in TLS in common ({why:?}); {SUITES}"
-        ),
+        Error::PeerIncompatible(why) => {
+            format!("{address} and the gateway have nothing in TLS in common ({why:?}); {SUITES}")
+        }
         error => format!("TLS with {address} failed: {error}"),
     }
 }
 
-const SUITES: &str = "permit TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, at the broker";
+const SUITES: &str =
+    "permit TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, at the broker";
 
 /// The broker asked who we are, and did not take what it got.
 pub(super) fn unidentified(settings: &Settings) -> String {
@@ -80,7 +81,9 @@ fn other_port(settings: &Settings) -> &'static str {
         Transport::SecureWebSocket => {
             "take the port of WebSocket with TLS, or ws:// if the connection may be in clear"
         }
-        _ => "take the broker's port for TLS, 8883 as a rule, or mqtt:// if the connection may be in clear",
+        _ => {
+            "take the broker's port for TLS, 8883 as a rule, or mqtt:// if the connection may be in clear"
+        }
     }
 }
 
@@ -108,7 +111,10 @@ fn certificate(error: &CertificateError, settings: &Settings) -> String {
             clock()
         ),
         CertificateError::NotValidYet => {
-            format!("{subject} is not valid yet; wait or make another, {}", clock())
+            format!(
+                "{subject} is not valid yet; wait or make another, {}",
+                clock()
+            )
         }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             match &settings.tls.ca_file {
@@ -193,9 +199,12 @@ pub(super) fn web_socket(error: &WebSocketError, settings: &Settings) -> String 
     let address = &settings.address;
     let path = &address.path;
     match error {
-        WebSocketError::Io(error) => match of_tls(error) {
-            Some(error) => tls(error, settings, true),
-            None => words::io(error, settings),
+        WebSocketError::Io(error) => match (of_tls(error), error.kind()) {
+            (Some(error), _) => tls(error, settings, true),
+            (None, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                no_http(settings)
+            }
+            (None, _) => words::io(error, settings),
         },
         WebSocketError::Http(response) => {
             let remedy = match response.status().as_u16() {
@@ -209,21 +218,32 @@ pub(super) fn web_socket(error: &WebSocketError, settings: &Settings) -> String 
             "the WebSocket at {} does not speak MQTT; write the path of the broker's into [mqtt] url",
             address.url()
         ),
-        WebSocketError::Protocol(ProtocolError::HandshakeIncomplete) => format!(
-            "{address} closed the connection instead of answering in HTTP: it is perhaps no \
-             listener for WebSocket; take the broker's port for that, or mqtt:// or mqtts://"
-        ),
+        WebSocketError::Protocol(ProtocolError::HandshakeIncomplete) => no_http(settings),
         WebSocketError::Protocol(ProtocolError::HttparseError(_)) => format!(
             "what answers at {address} is no web server; take the broker's port for WebSocket, or \
-             mqtt:// or mqtts://"
+             write mqtt:// or mqtts:// into [mqtt] url"
         ),
         error => format!("no WebSocket with {address}: {error}"),
     }
 }
 
+fn no_http(settings: &Settings) -> String {
+    let address = &settings.address;
+    let other = match settings.address.transport {
+        Transport::WebSocket => "wss:// if it wants TLS, or mqtt:// if it has no WebSocket",
+        _ => "or mqtts:// if it has no WebSocket",
+    };
+    format!(
+        "{address} closed the connection instead of answering in HTTP; take the broker's port for \
+         WebSocket, {other}"
+    )
+}
+
 /// The name in `DnsName("localhost")` or `IpAddress(127.0.0.1)`.
 fn bare(name: &str) -> &str {
-    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    let inner = name
+        .split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"')
 }
 

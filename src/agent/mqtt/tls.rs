@@ -141,7 +141,10 @@ impl Tls {
                 let chain = noted(&mut problems, certificates(Part::Certificate, cert_file));
                 let key = noted(&mut problems, key.read());
                 chain.zip(key).and_then(|(chain, key)| {
-                    noted(&mut problems, certified(&ring::default_provider(), cert_file, chain, key))
+                    noted(
+                        &mut problems,
+                        certified(&ring::default_provider(), cert_file, chain, key),
+                    )
                 })
             }
             (Some(_), None) => {
@@ -176,7 +179,10 @@ fn noted<T>(problems: &mut Vec<Problem>, result: Result<T, Problem>) -> Option<T
 
 fn authorities(path: &Path) -> Result<RootCertStore, Problem> {
     let mut store = RootCertStore::empty();
-    for (index, certificate) in certificates(Part::Authorities, path)?.into_iter().enumerate() {
+    for (index, certificate) in certificates(Part::Authorities, path)?
+        .into_iter()
+        .enumerate()
+    {
         store.add(certificate).map_err(|error| {
             Problem::new(
                 Part::Authorities,
@@ -222,7 +228,9 @@ fn certificates(part: Part, path: &Path) -> Result<Vec<CertificateDer<'static>>,
             part,
             format!("{shown} has no certificate in PEM"),
             if bytes.first() == Some(&0x30) {
-                format!("it looks like DER; convert it: openssl x509 -inform der -in {shown} -out FILE.pem")
+                format!(
+                    "it looks like DER; convert it: openssl x509 -inform der -in {shown} -out FILE.pem"
+                )
             } else {
                 "a certificate in PEM begins with -----BEGIN CERTIFICATE-----".to_owned()
             },
@@ -329,7 +337,9 @@ fn pem_error(error: &pem::Error) -> &'static str {
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {

@@ -26,10 +26,9 @@ pub(super) async fn open<S>(stream: S, address: &Address) -> Result<Frames<S>, E
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let uri: Uri = address
-        .url()
-        .parse()
-        .map_err(|error| Error::HttpFormat(tokio_tungstenite::tungstenite::http::Error::from(error)))?;
+    let uri: Uri = address.url().parse().map_err(|error| {
+        Error::HttpFormat(tokio_tungstenite::tungstenite::http::Error::from(error))
+    })?;
     let request = ClientRequestBuilder::new(uri).with_sub_protocol("mqtt");
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_MAX))
