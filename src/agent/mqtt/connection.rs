@@ -82,7 +82,7 @@ async fn greet(settings: &Settings, version: Version) -> Result<Connection, Fail
         Some(identity) if identity.was_asked() => {
             Failure::Unanswered(explain::unidentified(settings))
         }
-        _ => unanswered(),
+        _ => Failure::Unanswered(words::unanswered(settings)),
     };
 
     let mut out = BytesMut::new();
@@ -161,10 +161,6 @@ async fn greet(settings: &Settings, version: Version) -> Result<Connection, Fail
             .map(|subscription| subscription.filter.clone())
             .collect(),
     })
-}
-
-fn unanswered() -> Failure {
-    Failure::Unanswered("the broker closed the connection before it answered".into())
 }
 
 impl Connection {
@@ -404,5 +400,46 @@ impl Tickets {
     /// Messages sent on this connection and not acknowledged.
     pub(super) fn unacknowledged(&self) -> usize {
         self.sent.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::BufWriter;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_layer_keeps_back_is_flushed() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let (read, write) = tokio::io::split(ours);
+        let now = Instant::now();
+        let mut connection = Connection {
+            version: Version::V5,
+            session: Session::default(),
+            since: now,
+            read: Box::new(read),
+            write: Box::new(BufWriter::new(write)),
+            is_layered: true,
+            is_flushed: true,
+            reader: Reader::new(Version::V5),
+            out: BytesMut::new(),
+            keep_alive: Duration::from_secs(60),
+            last_write: now,
+            last_read: now,
+            ping: None,
+            refused_room: false,
+            filters: Vec::new(),
+        };
+        let settings = Settings::new("mqtts://localhost".parse().unwrap(), "gateway");
+        let (mut tickets, mut inbox) = (Tickets::default(), VecDeque::new());
+        writer::ping(&mut connection.out);
+        let mut seen = [0; 2];
+        tokio::select! {
+            ended = connection.run(&settings, &mut tickets, &mut inbox) => panic!("{ended:?}"),
+            read = theirs.read_exact(&mut seen) => assert_eq!(read.unwrap(), 2),
+            () = tokio::time::sleep(Duration::from_secs(5)) => panic!("nothing came"),
+        }
+        assert_eq!(seen, [0xC0, 0]);
     }
 }

@@ -199,9 +199,12 @@ pub(super) fn web_socket(error: &WebSocketError, settings: &Settings) -> String 
     let address = &settings.address;
     let path = &address.path;
     match error {
-        WebSocketError::Io(error) => match of_tls(error) {
-            Some(error) => tls(error, settings, true),
-            None => words::io(error, settings),
+        WebSocketError::Io(error) => match (of_tls(error), error.kind()) {
+            (Some(error), _) => tls(error, settings, true),
+            (None, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                no_http(settings)
+            }
+            (None, _) => words::io(error, settings),
         },
         WebSocketError::Http(response) => {
             let remedy = match response.status().as_u16() {
@@ -215,16 +218,25 @@ pub(super) fn web_socket(error: &WebSocketError, settings: &Settings) -> String 
             "the WebSocket at {} does not speak MQTT; write the path of the broker's into [mqtt] url",
             address.url()
         ),
-        WebSocketError::Protocol(ProtocolError::HandshakeIncomplete) => format!(
-            "{address} closed the connection instead of answering in HTTP: it is perhaps no \
-             listener for WebSocket; take the broker's port for that, or mqtt:// or mqtts://"
-        ),
+        WebSocketError::Protocol(ProtocolError::HandshakeIncomplete) => no_http(settings),
         WebSocketError::Protocol(ProtocolError::HttparseError(_)) => format!(
             "what answers at {address} is no web server; take the broker's port for WebSocket, or \
-             mqtt:// or mqtts://"
+             write mqtt:// or mqtts:// into [mqtt] url"
         ),
         error => format!("no WebSocket with {address}: {error}"),
     }
+}
+
+fn no_http(settings: &Settings) -> String {
+    let address = &settings.address;
+    let other = match settings.address.transport {
+        Transport::WebSocket => "wss:// if it wants TLS, or mqtt:// if it has no WebSocket",
+        _ => "or mqtts:// if it has no WebSocket",
+    };
+    format!(
+        "{address} closed the connection instead of answering in HTTP; take the broker's port for \
+         WebSocket, {other}"
+    )
 }
 
 /// The name in `DnsName("localhost")` or `IpAddress(127.0.0.1)`.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::address::Transport;
 use super::explain;
 use super::settings::Settings;
 
@@ -93,6 +94,15 @@ pub(super) fn io(error: &io::Error, settings: &Settings) -> String {
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe => "the broker closed the connection".into(),
         _ => format!("{address}: {error}"),
+    }
+}
+
+/// The connection ended where CONNACK should have come.
+pub(super) fn unanswered(settings: &Settings) -> String {
+    let closed = "the broker closed the connection before it answered";
+    match settings.address.transport {
+        Transport::Tcp => format!("{closed}; if it wants TLS, write mqtts:// into [mqtt] url"),
+        _ => closed.into(),
     }
 }
 

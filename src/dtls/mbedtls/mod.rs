@@ -94,12 +94,29 @@ impl Engine {
         })
     }
 
+    /// A client that has no certificate when it is asked for one, as no sound client would be.
+    #[cfg(test)]
+    fn connect_without_certificate(&self, now: Now, connect: &Connect) -> Box<dyn DtlsSession> {
+        self.connect_as(now, connect, &suites::ECDSA, false)
+            .expect("a client")
+    }
+
     /// A client that offers these suites.
     fn connect_with(
         &self,
         now: Now,
         connect: &Connect,
         suites: &[u16],
+    ) -> Result<Box<dyn DtlsSession>, Fatal> {
+        self.connect_as(now, connect, suites, true)
+    }
+
+    fn connect_as(
+        &self,
+        now: Now,
+        connect: &Connect,
+        suites: &[u16],
+        certified: bool,
     ) -> Result<Box<dyn DtlsSession>, Fatal> {
         let ours = |problem: SetupError| Fatal::Ours(format!("settings: {problem}"));
         let mut build = Build {
@@ -119,7 +136,7 @@ impl Engine {
                 psk = Some(identity.clone());
             }
             Credential::X509 { chain, key, server } => {
-                build.own = Some((chain, key));
+                build.own = certified.then_some((&**chain, key));
                 match server {
                     ServerTrust::Pinned(pin) => trust = Trust::Only(*pin),
                     ServerTrust::Authorities {
