@@ -108,6 +108,8 @@ impl Pair {
                 server: server::Settings {
                     join: Join::Open,
                     lifetime_grace: Duration::from_secs(30),
+                    bootstrap_listeners: Default::default(),
+                    bootstrap_profiles: Default::default(),
                 },
                 listeners: Vec::new(),
             },

@@ -1,24 +1,27 @@
 //! From the configuration to what an agent is started with.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tracing::warn;
 
-use crate::agent::config::{self, Config};
+use crate::agent::config::{self, AttachmentFiles, Config, Missing};
 use crate::agent::entropy;
 use crate::agent::mqtt::{self, Address, AddressError};
 use crate::agent::run::Options;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
 use crate::gateway::{Limits, Settings, Setup};
+use crate::lwm2m::model::Models;
 use crate::mapping::{Compiled, Plan};
 use crate::server;
+use crate::server::bootstrap::Profiles;
 
 /// Why an agent cannot be started.
 #[derive(Debug)]
 pub enum Obstacle {
-    /// Mapping files have mistakes.
+    /// Mapping files or bootstrap profiles have mistakes.
     Mappings(Vec<Diagnostic>),
     /// Something else.
     Other(anyhow::Error),
@@ -67,6 +70,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     for diagnostic in &diagnostics {
         warn!("{diagnostic}");
     }
+    let profiles = bootstrap_profiles(config, &models)?;
     let join = match config.devices.join {
         config::Join::Open => server::Join::Open,
         config::Join::Known | config::Join::Window => server::Join::Known,
@@ -80,6 +84,9 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             server: server::Settings {
                 join,
                 lifetime_grace: config.devices.lifetime_grace,
+                // None is bound yet: the profiles are checked, and used by nobody.
+                bootstrap_listeners: BTreeSet::new(),
+                bootstrap_profiles: Arc::new(profiles),
             },
             listeners: Vec::new(),
         },
@@ -94,6 +101,23 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
         gateway,
         mqtt: broker(config, &name)?,
     })
+}
+
+/// The profiles of the bootstrap server. One with a mistake is an obstacle: a device that it sends
+/// to the wrong place does not come back by itself.
+fn bootstrap_profiles(config: &Config, models: &Models) -> Result<Profiles, Obstacle> {
+    let (sources, mut diagnostics) = config::toml_sources(&config.devices.bootstrap.profiles);
+    let attachments = AttachmentFiles::of_process(Missing::Error);
+    let compiled = Profiles::compile(&sources, models, &attachments);
+    diagnostics.extend(compiled.diagnostics);
+    let sound = !diagnostics.iter().any(Diagnostic::is_error);
+    let Some(profiles) = compiled.profiles.filter(|_| sound) else {
+        return Err(Obstacle::Mappings(diagnostics));
+    };
+    for diagnostic in &diagnostics {
+        warn!("{diagnostic}");
+    }
+    Ok(profiles)
 }
 
 fn broker(config: &Config, name: &str) -> anyhow::Result<mqtt::Settings> {

@@ -4,6 +4,7 @@
 //! [`Output::Timeout`]. What is *absent* here: sockets, clocks, the MQTT client's types.
 
 mod birth;
+mod bootstrap;
 mod broker;
 mod command;
 mod device;
@@ -168,7 +169,7 @@ pub struct Counters {
     pub undecodable: u64,
     /// Values beyond the number of signals that a device may have.
     pub signals_full: u64,
-    /// Registrations refused.
+    /// Registrations and bootstraps refused.
     pub refused: u64,
     /// Events about what a peer did wrong that were neither said nor published, because too many
     /// came at once.

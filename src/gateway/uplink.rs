@@ -71,6 +71,11 @@ impl Gateway {
                     },
                 );
             }
+            server::Event::Bootstrap {
+                peer,
+                endpoint,
+                news,
+            } => self.on_bootstrap(now, peer, endpoint.as_deref(), news),
             server::Event::Started(operation) => self.on_started(now, operation),
             server::Event::Completed {
                 operation,

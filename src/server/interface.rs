@@ -1,6 +1,7 @@
 //! The registration interface: Register, Update, De-register, and what ends a registration
 //! (LwM2M Core 1.1 §6.2).
 
+use super::bootstrap::Caller;
 use super::*;
 
 impl Server {
@@ -11,6 +12,15 @@ impl Server {
         incoming: IncomingId,
         request: &Request,
     ) {
+        if let (true, Peer::Route(route)) = (self.is_bootstrap(peer), peer) {
+            let caller = Caller {
+                peer,
+                source: route.address.ip(),
+                identity: None,
+            };
+            self.on_bootstrap_request(now, caller, incoming, request);
+            return;
+        }
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
         let response = match (request.method, path.as_slice()) {
             (Code::POST, [REGISTRATION_PATH]) => self.on_register(now, peer, request),

@@ -4,6 +4,7 @@
 //! MQTT, mappings, and what the values mean.
 
 mod asking;
+pub mod bootstrap;
 mod device;
 mod formats;
 mod interface;
@@ -55,6 +56,10 @@ pub struct Settings {
     pub join: Join,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
+    /// The listeners without security at which the bootstrap server answers.
+    pub bootstrap_listeners: BTreeSet<u16>,
+    /// What it tells devices.
+    pub bootstrap_profiles: Arc<bootstrap::Profiles>,
 }
 
 /// Caps on what devices can make grow.
@@ -64,6 +69,8 @@ pub struct Limits {
     pub devices: usize,
     /// Operations that wait for one device.
     pub operations_per_device: usize,
+    /// Devices that are being bootstrapped at a time.
+    pub bootstraps: usize,
     /// The message layer's own.
     pub coap: coap::Limits,
 }
@@ -73,6 +80,7 @@ impl Default for Limits {
         Self {
             devices: 200_000,
             operations_per_device: 64,
+            bootstraps: 10_000,
             coap: coap::Limits::default(),
         }
     }
@@ -172,6 +180,15 @@ pub enum Event {
         /// Its code; 4.04 says that the node is gone.
         code: Code,
     },
+    /// Something about a bootstrap.
+    Bootstrap {
+        /// With whom.
+        peer: Peer,
+        /// Its endpoint name, as far as it is known.
+        endpoint: Option<Arc<str>>,
+        /// What.
+        news: bootstrap::News,
+    },
 }
 
 /// An operation that was sent.
@@ -195,6 +212,7 @@ pub struct Server {
     by_location: KeyedMap<Box<str>, DeviceId>,
     running: KeyedMap<ExchangeId, Running>,
     observations: KeyedMap<ObservationId, (DeviceId, Path)>,
+    bootstrap: bootstrap::Bootstrap,
     deadlines: BTreeSet<(Instant, DeviceId)>,
     operations: u64,
     rng: StdRng,
@@ -212,6 +230,7 @@ impl Server {
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
+            bootstrap: bootstrap::Bootstrap::new(settings.join, &mut rng),
             settings,
             models,
             endpoint: Endpoint::new(parameters, limits.coap.clone(), rng.random()),
@@ -334,6 +353,9 @@ impl Server {
         asked: Operation,
         result: Result<Answer, OperationError>,
     ) {
+        if self.on_trigger_read(operation, device, &result) {
+            return;
+        }
         self.emit(Event::Completed {
             operation,
             device,

@@ -106,6 +106,8 @@ impl Rig {
                 server: server::Settings {
                     join: Join::Open,
                     lifetime_grace: Duration::from_secs(30),
+                    bootstrap_listeners: Default::default(),
+                    bootstrap_profiles: Default::default(),
                 },
                 listeners: vec!["coap://127.0.0.1:5683".into()],
             },

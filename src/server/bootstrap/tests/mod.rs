@@ -1,0 +1,1 @@
+//! The bootstrap server against scripted devices.
