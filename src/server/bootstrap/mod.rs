@@ -149,6 +149,13 @@ pub enum News {
     Refused(Refusal),
 }
 
+/// Who asks, and what it gets.
+struct Chosen {
+    endpoint: Arc<str>,
+    profile: Arc<Profile>,
+    key_expires: Option<UnixTime>,
+}
+
 /// A run and whom it is with.
 struct Active {
     peer: Peer,
@@ -289,7 +296,7 @@ impl Server {
         now: Now,
         caller: Caller<'_>,
         endpoint: Option<&str>,
-    ) -> Result<(Arc<str>, Arc<Profile>, Option<UnixTime>), Refusal> {
+    ) -> Result<Chosen, Refusal> {
         // Since LwM2M 1.1 the name may be left to the transport (Core 1.1 §6.1.7.1).
         let proven = || profile::names(caller.identity?).next();
         let Some(endpoint) = endpoint.or_else(proven) else {
@@ -309,13 +316,21 @@ impl Server {
         if caller.identity.is_none() {
             check_unsecured(&profile, grant)?;
         }
-        let expires = grant.key_expires.filter(|_| caller.identity.is_none());
-        Ok((endpoint.into(), profile, expires))
+        let key_expires = grant.key_expires.filter(|_| caller.identity.is_none());
+        Ok(Chosen {
+            endpoint: endpoint.into(),
+            profile,
+            key_expires,
+        })
     }
 
     /// A run that may begin once the device has its answer.
     fn prepare(&mut self, now: Now, caller: Caller<'_>, ask: Ask) -> Result<Active, Refusal> {
-        let (endpoint, profile, key_expires) = self.choose(now, caller, ask.endpoint.as_deref())?;
+        let Chosen {
+            endpoint,
+            profile,
+            key_expires,
+        } = self.choose(now, caller, ask.endpoint.as_deref())?;
         let again = self.bootstrap.by_endpoint.contains_key(&endpoint);
         if !again && self.bootstrap.runs.len() >= self.limits.bootstraps {
             return Err(Refusal::new(
@@ -393,9 +408,7 @@ impl Server {
         let Some(id) = self.bootstrap.exchanges.remove(&exchange) else {
             return Some(result);
         };
-        let Some(active) = self.bootstrap.runs.get_mut(&id) else {
-            return None;
-        };
+        let active = self.bootstrap.runs.get_mut(&id)?;
         active.exchange = None;
         let before = active.run.step();
         let endpoint = active.endpoint.clone();
@@ -437,10 +450,14 @@ impl Server {
     }
 
     fn pack(&mut self, now: Now, caller: Caller<'_>, ask: &AskPack) -> Result<Response, Refusal> {
-        let (endpoint, profile, expires) = self.choose(now, caller, ask.endpoint.as_deref())?;
+        let Chosen {
+            endpoint,
+            profile,
+            key_expires,
+        } = self.choose(now, caller, ask.endpoint.as_deref())?;
         let (store, rng) = (&mut self.bootstrap.store, &mut self.rng);
         let mut issue =
-            |identity: &[u8]| issue(now, &mut **store, rng, &endpoint, identity, expires);
+            |identity: &[u8]| issue(now, &mut **store, rng, &endpoint, identity, key_expires);
         let (response, written) =
             pack::pack(now, ask, &endpoint, &profile, &self.models, &mut issue)?;
         let profile = profile.id.clone();

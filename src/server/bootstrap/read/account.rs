@@ -64,12 +64,13 @@ pub(super) fn read<'a>(
             ("none", Mode::None),
             ("x509", Mode::X509),
         ]),
-        None => secured.map(|secured| if secured { Mode::Psk } else { Mode::None }),
+        None if secured == Some(false) => Some(Mode::None),
+        None => Some(Mode::Psk),
     };
     if let (Some(item), Some(mode), Some(secured)) = (&security_item, mode, secured) {
         check_scheme(item, mode, secured);
     }
-    let security = mode.map(|mode| read_security(&mut table, scope, selector, mode, &start));
+    let security = Credentials::take(&mut table).read(scope, selector, mode, &start);
     let security_extra = security_resources(&mut table);
     let server = server_resources(&mut table);
     table.finish();
@@ -82,7 +83,7 @@ pub(super) fn read<'a>(
     let account = Account {
         uri: uri?.0,
         short_server_id: ssid?,
-        security: security??,
+        security: security?,
         security_extra,
         server: server?,
     };
@@ -208,42 +209,60 @@ fn check_scheme(item: &Item<'_>, mode: Mode, secured: bool) {
     }
 }
 
-fn read_security(
-    table: &mut Table<'_>,
-    scope: Scope<'_>,
-    selector: &Selector,
-    mode: Mode,
-    start: &At,
-) -> Option<Security> {
-    let server_cert = table.take("server_cert_file");
-    let cert = table.take("cert_file");
-    let key = table.take("key");
-    let identity = table.take("identity");
-    let unused = match mode {
-        Mode::None => vec![&server_cert, &cert, &key, &identity],
-        Mode::Psk => vec![&server_cert, &cert],
-        Mode::X509 => vec![&identity],
-    };
-    for item in unused.into_iter().flatten() {
-        let name = match mode {
-            Mode::None => "none",
-            Mode::Psk => "psk",
-            Mode::X509 => "x509",
-        };
-        item.reader().error(
-            "unused-key",
-            &item.at_key(),
-            format!(
-                "`{}` has no meaning with `security = \"{name}\"`",
-                item.key()
-            ),
-            "remove it, or write the `security` that it belongs to",
-        );
+/// The keys that belong to one kind of security or another.
+struct Credentials<'a> {
+    server_cert: Option<Item<'a>>,
+    cert: Option<Item<'a>>,
+    key: Option<Item<'a>>,
+    identity: Option<Item<'a>>,
+}
+
+impl<'a> Credentials<'a> {
+    fn take(table: &mut Table<'a>) -> Self {
+        Self {
+            server_cert: table.take("server_cert_file"),
+            cert: table.take("cert_file"),
+            key: table.take("key"),
+            identity: table.take("identity"),
+        }
     }
-    match mode {
-        Mode::None => Some(Security::None),
-        Mode::Psk => read_psk(scope, selector, identity, key),
-        Mode::X509 => read_x509(scope, selector, server_cert, cert, key, start),
+
+    /// The security of the account; `None` for the mode when that could not be read.
+    fn read(
+        self,
+        scope: Scope<'_>,
+        selector: &Selector,
+        mode: Option<Mode>,
+        start: &At,
+    ) -> Option<Security> {
+        let mode = mode?;
+        let Self {
+            server_cert,
+            cert,
+            key,
+            identity,
+        } = self;
+        let (name, unused) = match mode {
+            Mode::None => ("none", vec![&server_cert, &cert, &key, &identity]),
+            Mode::Psk => ("psk", vec![&server_cert, &cert]),
+            Mode::X509 => ("x509", vec![&identity]),
+        };
+        for item in unused.into_iter().flatten() {
+            item.reader().error(
+                "unused-key",
+                &item.at_key(),
+                format!(
+                    "`{}` has no meaning with `security = \"{name}\"`",
+                    item.key()
+                ),
+                "remove it, or write the `security` that it belongs to",
+            );
+        }
+        match mode {
+            Mode::None => Some(Security::None),
+            Mode::Psk => read_psk(scope, selector, identity, key),
+            Mode::X509 => read_x509(scope, selector, server_cert, cert, key, start),
+        }
     }
 }
 

@@ -113,8 +113,9 @@ fn read_file(mut root: Table<'_>, scope: Scope<'_>) -> (Option<Profile>, Option<
     let (delete, own) = read_run(root.take("bootstrap"));
     let mut accounts = Vec::new();
     let mut whole = true;
+    let written_as_one = root.take("server").is_some_and(|item| !item.is_list());
     let tables = root.tables("server");
-    if tables.is_empty() && !scope.reader.is_broken() {
+    if tables.is_empty() && !written_as_one && !scope.reader.is_broken() {
         scope.reader.error(
             "no-server",
             &scope.reader.start(),
