@@ -113,6 +113,7 @@ impl Pair {
                     },
                     lifetime_grace: Duration::from_secs(30),
                     listeners: Vec::new(),
+                    bootstrap_profiles: Default::default(),
                 },
                 admin: AdminAccess::All,
                 has_store: true,

@@ -8,9 +8,11 @@ use serde_json::json;
 use toml::de::DeTable;
 
 use crate::agent::cli::EXIT_CONFIG;
-use crate::agent::config::{self, Config, Missing, Sources, files};
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::agent::config::{self, AttachmentFiles, Config, Missing, Sources, files};
+use crate::diagnostic::{Diagnostic, Severity, Source};
+use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
+use crate::server::bootstrap::Profiles;
 
 /// Sections that only a configuration has.
 const CONFIGURATION: [&str; 10] = [
@@ -69,7 +71,7 @@ pub fn run(config: Option<&Path>, paths: &[PathBuf], json: bool) -> ExitCode {
     }
 }
 
-/// Checks a configuration, and the object files and mappings that it names.
+/// Checks a configuration, and the object files, mappings and bootstrap profiles that it names.
 pub fn check_configuration(sources: &Sources) -> Report {
     let loaded = Config::load_from(sources);
     let mut report = Report {
@@ -84,10 +86,20 @@ pub fn check_configuration(sources: &Sources) -> Report {
     report.files += sources.len();
     let compiled = Plan::compile(&sources, &models, &config.mqtt.base_topic);
     report.diagnostics.extend(compiled.diagnostics);
+    let (sources, found) = config::toml_sources(&config.devices.bootstrap.profiles);
+    report.diagnostics.extend(found);
+    report.files += sources.len();
+    report.diagnostics.extend(check_profiles(&sources, &models));
     report
 }
 
-/// Checks mapping files, object files and configuration files; of folders all that end in `.toml`
+/// Keys that cannot be read here may be readable where the profiles are used.
+fn check_profiles(sources: &[Source], models: &Models) -> Vec<Diagnostic> {
+    let attachments = AttachmentFiles::of_process(Missing::Warning);
+    Profiles::compile(sources, models, &attachments).diagnostics
+}
+
+/// Checks mapping files, bootstrap profiles, object files and configuration files; of folders all that end in `.toml`
 /// and `.xml`. Object files given here are known to the mappings given here.
 pub fn check_paths(paths: &[PathBuf]) -> Report {
     let mut report = Report::default();
@@ -113,6 +125,10 @@ pub fn check_paths(paths: &[PathBuf]) -> Report {
     report.diagnostics.extend(found);
     let (sources, found) = config::toml_sources(&mappings);
     report.diagnostics.extend(found);
+    let (profiles, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_profile);
+    report
+        .diagnostics
+        .extend(check_profiles(&profiles, &models));
     let base = Config::default().mqtt.base_topic;
     report
         .diagnostics
@@ -137,6 +153,15 @@ fn expand(paths: &[PathBuf], diagnostics: &mut Vec<Diagnostic>) -> Vec<PathBuf> 
         }
     }
     found
+}
+
+/// Whether a file is a bootstrap profile and not a mapping, by its tables.
+fn is_profile(source: &Source) -> bool {
+    let (document, _) = DeTable::parse_recoverable(&source.text);
+    let has = |key| document.get_ref().contains_key(key);
+    ["server", "bootstrap", "acl", "object"]
+        .into_iter()
+        .any(has)
 }
 
 /// Whether a file is a configuration and not a mapping, by its sections.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tracing::warn;
 
-use crate::agent::config::{self, Config};
+use crate::agent::config::{self, AttachmentFiles, Config, Missing};
 use crate::agent::dtls;
 use crate::agent::entropy;
 use crate::agent::mqtt::{self, Address};
@@ -16,14 +16,16 @@ use crate::coap;
 use crate::diagnostic::Diagnostic;
 use crate::gateway::admin::AdminAccess;
 use crate::gateway::{Limits, Settings, Setup};
+use crate::lwm2m::model::Models;
 use crate::mapping::{Compiled, Plan};
+use crate::server::bootstrap::Profiles;
 use crate::server::credentials::Policy;
 use crate::server::{self, Purpose};
 
 /// Why an agent cannot be started.
 #[derive(Debug)]
 pub enum Obstacle {
-    /// Mapping files have mistakes.
+    /// Mapping files or bootstrap profiles have mistakes.
     Mappings(Vec<Diagnostic>),
     /// Something else.
     Other(anyhow::Error),
@@ -72,6 +74,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     for diagnostic in &diagnostics {
         warn!("{diagnostic}");
     }
+    let profiles = bootstrap_profiles(config, &models)?;
     let join = match config.devices.join {
         config::Join::Open => server::Join::Open,
         config::Join::Known => server::Join::Known,
@@ -92,6 +95,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
                 },
                 lifetime_grace: config.devices.lifetime_grace,
                 listeners: Vec::new(),
+                bootstrap_profiles: Arc::new(profiles),
             },
             admin: AdminAccess::default(),
             has_store: false,
@@ -130,6 +134,23 @@ fn listeners(devices: &config::Devices) -> Vec<Listen> {
     let mut all = listen(&devices.coap, false);
     all.extend(listen(&devices.coaps, true));
     all
+}
+
+/// The profiles of the bootstrap server. One with a mistake is an obstacle: a device that it sends
+/// to the wrong place does not come back by itself.
+fn bootstrap_profiles(config: &Config, models: &Models) -> Result<Profiles, Obstacle> {
+    let (sources, mut diagnostics) = config::toml_sources(&config.devices.bootstrap.profiles);
+    let attachments = AttachmentFiles::of_process(Missing::Error);
+    let compiled = Profiles::compile(&sources, models, &attachments);
+    diagnostics.extend(compiled.diagnostics);
+    let sound = !diagnostics.iter().any(Diagnostic::is_error);
+    let Some(profiles) = compiled.profiles.filter(|_| sound) else {
+        return Err(Obstacle::Mappings(diagnostics));
+    };
+    for diagnostic in &diagnostics {
+        warn!("{diagnostic}");
+    }
+    Ok(profiles)
 }
 
 fn broker(config: &Config, name: &str) -> anyhow::Result<mqtt::Settings> {

@@ -257,6 +257,66 @@ pub enum Event {
     },
     /// The join window closed.
     JoinWindowClosed,
+    /// A device is being bootstrapped.
+    BootstrapStarted {
+        /// Its endpoint name.
+        endpoint: String,
+        /// Where it is.
+        address: String,
+        /// The id of the profile that it gets.
+        profile: String,
+    },
+    /// A bootstrap came to another step.
+    BootstrapProgress {
+        /// Its endpoint name.
+        endpoint: String,
+        /// `discover`, `read`, `delete`, `write` or `finish`.
+        step: String,
+    },
+    /// A device has its configuration and found it sound.
+    BootstrapDone {
+        /// Its endpoint name.
+        endpoint: String,
+        /// Instances and resources written.
+        written: u32,
+        /// How long it took.
+        seconds: u64,
+        /// What went wrong and did not matter enough to stop.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
+    },
+    /// A bootstrap came to nothing.
+    BootstrapFailed {
+        /// Its endpoint name.
+        endpoint: String,
+        /// Where: as in [`Event::BootstrapProgress`].
+        step: String,
+        /// Why.
+        detail: String,
+    },
+    /// A device fetched its configuration as a Bootstrap-Pack.
+    BootstrapPack {
+        /// Its endpoint name.
+        endpoint: String,
+        /// Where it is.
+        address: String,
+        /// The id of the profile that it got.
+        profile: String,
+        /// Instances in it.
+        written: u32,
+    },
+    /// A device asked to be bootstrapped, and was not.
+    BootstrapRefused {
+        /// Its endpoint name, if it gave one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// From where it came.
+        address: String,
+        /// The code that it got.
+        code: String,
+        /// Why.
+        detail: String,
+    },
 }
 
 impl Event {
@@ -271,7 +331,11 @@ impl Event {
             | Self::DeviceJoined { .. }
             | Self::DeviceRemoved { .. }
             | Self::JoinWindowClosed
-            | Self::BrokerConnected { .. } => Severity::Info,
+            | Self::BrokerConnected { .. }
+            | Self::BootstrapStarted { .. }
+            | Self::BootstrapProgress { .. }
+            | Self::BootstrapDone { .. }
+            | Self::BootstrapPack { .. } => Severity::Info,
             _ => Severity::Warning,
         }
     }
@@ -285,6 +349,12 @@ impl Event {
                 | Self::Undecodable { .. }
                 | Self::ObserveFailed { .. }
                 | Self::RequestMalformed { .. }
+                | Self::BootstrapStarted { .. }
+                | Self::BootstrapProgress { .. }
+                | Self::BootstrapDone { .. }
+                | Self::BootstrapFailed { .. }
+                | Self::BootstrapPack { .. }
+                | Self::BootstrapRefused { .. }
         )
     }
 
@@ -337,6 +407,24 @@ impl fmt::Display for Event {
             Self::JoinWindowOpened { seconds } => write!(f, "the join window is open for {seconds} s: unknown devices that come are approved for good"),
             Self::JoinWindowClosed => f.write_str("the join window is closed"),
             Self::BrokerDisconnected { detail } => write!(f, "no broker: {detail}"),
+            Self::BootstrapStarted { endpoint, address, profile } => {
+                write!(f, "{endpoint}: bootstrapped from {address} by profile {profile}")
+            }
+            Self::BootstrapProgress { endpoint, step } => write!(f, "{endpoint}: bootstrap comes to {step}"),
+            Self::BootstrapDone { endpoint, written, seconds, notes } => {
+                write!(f, "{endpoint}: bootstrap done, {written} written in {seconds} s")?;
+                notes.iter().try_for_each(|note| write!(f, "; {note}"))
+            }
+            Self::BootstrapFailed { endpoint, step, detail } => {
+                write!(f, "{endpoint}: bootstrap failed at {step}: {detail}")
+            }
+            Self::BootstrapPack { endpoint, address, profile, written } => {
+                write!(f, "{endpoint} at {address}: got profile {profile} as a pack of {written} instances")
+            }
+            Self::BootstrapRefused { endpoint, address, code, detail } => {
+                let endpoint = endpoint.as_deref().unwrap_or("a device without a name");
+                write!(f, "{endpoint} at {address}: bootstrap refused ({code}): {detail}")
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod birth;
+mod bootstrap;
 mod broker;
 mod command;
 mod device;
@@ -198,7 +199,7 @@ pub struct Counters {
     pub undecodable: u64,
     /// Values beyond the number of signals that a device may have.
     pub signals_full: u64,
-    /// Registrations refused.
+    /// Registrations and bootstraps refused.
     pub refused: u64,
     /// Events about what a peer did wrong that were neither said nor published, because too many
     /// came at once.

@@ -91,6 +91,11 @@ impl Gateway {
                 },
             ),
             server::Event::Moved { device, from } => self.on_moved(now, device, from),
+            server::Event::Bootstrap {
+                peer,
+                endpoint,
+                news,
+            } => self.on_bootstrap(now, peer, endpoint.as_deref(), news),
             server::Event::Started(operation) => self.on_started(now, operation),
             server::Event::Completed {
                 operation,

@@ -527,17 +527,5 @@ fn resource_model<'a>(
     models
         .object(object, version)?
         .resource(resource)
-        .or_else(|| newest_resource(models, object, resource))
-}
-
-/// A resource as the newest version of its object that has it defines it.
-pub(super) fn newest_resource(
-    models: &Models,
-    object: Id,
-    resource: Id,
-) -> Option<ResourceModel<'_>> {
-    models
-        .versions(object)
-        .filter_map(|version| version.resource(resource))
-        .last()
+        .or_else(|| models.newest_resource(object, resource))
 }

@@ -12,10 +12,11 @@ impl Server {
         incoming: IncomingId,
         request: &Request,
     ) {
+        if self.purpose(peer) == Purpose::Bootstrap {
+            return self.on_bootstrap_request(now, peer, incoming, request);
+        }
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
         let response = match (request.method, path.as_slice()) {
-            // A bootstrap server keeps no registrations.
-            _ if self.purpose(peer) == Purpose::Bootstrap => Response::new(Code::NOT_FOUND),
             (Code::POST, [REGISTRATION_PATH]) => self.on_register(now, peer, request),
             (Code::POST, [REGISTRATION_PATH, location]) => {
                 self.on_update(now, peer, location, request)

@@ -4,6 +4,7 @@
 //! MQTT, mappings, and what the values mean.
 
 mod asking;
+pub mod bootstrap;
 pub mod credentials;
 mod device;
 mod formats;
@@ -55,6 +56,8 @@ pub struct Settings {
     /// Where devices reach us, by the numbers of [`Route::listener`]. A number that is not here
     /// serves devices in clear.
     pub listeners: Vec<Listener>,
+    /// What the bootstrap server tells devices.
+    pub bootstrap_profiles: Arc<bootstrap::Profiles>,
 }
 
 impl Settings {
@@ -77,6 +80,8 @@ pub struct Limits {
     pub operations_per_device: usize,
     /// Credentials and approvals.
     pub credentials: credentials::Limits,
+    /// Devices that are being bootstrapped at a time.
+    pub bootstraps: usize,
     /// The message layer's own.
     pub coap: coap::Limits,
     /// The secure transport's own.
@@ -89,6 +94,7 @@ impl Default for Limits {
             devices: 200_000,
             operations_per_device: 64,
             credentials: credentials::Limits::default(),
+            bootstraps: 10_000,
             coap: coap::Limits::default(),
             dtls: dtls::Limits::default(),
         }
@@ -218,6 +224,15 @@ pub enum Event {
         /// Its code; 4.04 says that the node is gone.
         code: Code,
     },
+    /// Something about a bootstrap.
+    Bootstrap {
+        /// With whom.
+        peer: Peer,
+        /// Its endpoint name, as far as it is known.
+        endpoint: Option<Arc<str>>,
+        /// What.
+        news: bootstrap::News,
+    },
 }
 
 /// An operation that was sent.
@@ -245,6 +260,7 @@ pub struct Server {
     by_identity: KeyedMap<Arc<PeerIdentity>, DeviceId>,
     running: KeyedMap<ExchangeId, Running>,
     observations: KeyedMap<ObservationId, (DeviceId, Path)>,
+    bootstrap: bootstrap::Bootstrap,
     deadlines: BTreeSet<(Instant, DeviceId)>,
     book: Book,
     operations: u64,
@@ -278,6 +294,7 @@ impl Server {
             mux
         });
         Self {
+            bootstrap: bootstrap::Bootstrap::new(&mut rng),
             settings,
             models,
             endpoint: Endpoint::new(parameters, limits.coap.clone(), rng.random()),
@@ -426,6 +443,9 @@ impl Server {
         asked: Operation,
         result: Result<Answer, OperationError>,
     ) {
+        if self.on_trigger_read(operation, device, &result) {
+            return;
+        }
         self.emit(Event::Completed {
             operation,
             device,

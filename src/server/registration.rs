@@ -7,7 +7,7 @@ use crate::lwm2m::model::Version;
 use crate::lwm2m::{ContentFormat, ObjectList, link};
 
 /// The longest endpoint name that is accepted, in bytes.
-const ENDPOINT_MAX: usize = 255;
+pub(super) const ENDPOINT_MAX: usize = 255;
 
 /// The lifetime of a client that names none (LwM2M 1.0 §5.3.1).
 const DEFAULT_LIFETIME: u32 = 86_400;

@@ -115,6 +115,7 @@ impl Rig {
                     },
                     lifetime_grace: Duration::from_secs(30),
                     listeners: Vec::new(),
+                    bootstrap_profiles: Default::default(),
                 },
                 admin: AdminAccess::All,
                 has_store: true,

@@ -1,6 +1,7 @@
 //! The configuration: a file, drop-ins beside it, the environment, flags; made into a [`Config`]
 //! once, with every mistake collected.
 
+mod attachments;
 pub(in crate::agent) mod files;
 mod layers;
 mod scalar;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use attachments::AttachmentFiles;
 pub use files::{models, toml_sources};
 pub(in crate::agent) use layers::unreadable;
 pub use layers::{Missing, Override, Sources};
@@ -211,6 +213,8 @@ pub struct Bootstrap {
     pub coap: Vec<SocketAddr>,
     /// Listeners with DTLS.
     pub coaps: Vec<SocketAddr>,
+    /// Files and folders with bootstrap profiles.
+    pub profiles: Vec<PathBuf>,
 }
 
 impl Default for Bootstrap {
@@ -218,6 +222,7 @@ impl Default for Bootstrap {
         Self {
             coap: Vec::new(),
             coaps: vec![SocketAddr::from(([0; 16], 5784))],
+            profiles: vec![PathBuf::from("/etc/lwm2mqtt/bootstrap.d")],
         }
     }
 }

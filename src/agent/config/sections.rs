@@ -43,10 +43,20 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
         upstream(&item, draft);
     }
     section(&mut root, "mappings", |table| {
-        paths(table, &mut draft.config.mappings.paths);
+        paths(
+            table,
+            "paths",
+            "/etc/lwm2mqtt/mappings.d",
+            &mut draft.config.mappings.paths,
+        );
     });
     section(&mut root, "models", |table| {
-        paths(table, &mut draft.config.models.paths);
+        paths(
+            table,
+            "paths",
+            "/etc/lwm2mqtt/models.d",
+            &mut draft.config.models.paths,
+        );
     });
     section(&mut root, "store", |table| {
         if let Some(item) = not_built(table, "path") {
@@ -221,6 +231,12 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
         if let Some(item) = table.take("coaps") {
             set(&mut bootstrap.coaps, scalar::addresses(&item));
         }
+        paths(
+            table,
+            "profiles",
+            "/etc/lwm2mqtt/bootstrap.d",
+            &mut bootstrap.profiles,
+        );
     });
 }
 
@@ -338,13 +354,13 @@ fn set_some(table: &mut Table<'_>, example: &str, key: &'static str, target: &mu
     }
 }
 
-fn paths(table: &mut Table<'_>, target: &mut Vec<PathBuf>) {
-    if let Some(item) = table.take("paths")
-        && let Some(texts) = item.texts("/etc/lwm2mqtt/mappings.d")
+fn paths(table: &mut Table<'_>, key: &'static str, example: &str, target: &mut Vec<PathBuf>) {
+    if let Some(item) = table.take(key)
+        && let Some(texts) = item.texts(example)
     {
         *target = texts
             .iter()
-            .filter_map(|(item, _)| scalar::path(item, "/etc/lwm2mqtt/mappings.d"))
+            .filter_map(|(item, _)| scalar::path(item, example))
             .collect();
     }
 }

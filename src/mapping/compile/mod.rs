@@ -12,11 +12,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Plan;
 use super::pattern::parse_id;
 use super::profile::{InstanceNames, Profile, SignalRule, Unmapped};
 use super::select::Selector;
 use super::template::{Field, Template};
-use super::{Plan, profile::newest_resource};
 use crate::diagnostic::{At, Diagnostic, Item, Reader, Source, Table};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::path::{Id, Level, Path};
@@ -403,7 +403,7 @@ fn executable(item: &Item<'_>, text: &str, scope: Scope<'_>) -> Option<Path> {
         subject::unknown_object(item, scope, object);
         return Some(path);
     }
-    match newest_resource(scope.models, object, resource) {
+    match scope.models.newest_resource(object, resource) {
         Some(model) if model.operations.execute => Some(path),
         Some(model) => {
             item.error(
