@@ -12,6 +12,7 @@ use lwm2mqtt::gateway::{Event, Gateway, Input, Limits, Message, Output, Settings
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
+use lwm2mqtt::server::bootstrap::Profiles;
 use lwm2mqtt::server::{self, Join};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 use serde_json::Value as Json;
@@ -21,6 +22,9 @@ const START: Now = Now {
     instant: Instant::from_micros(1_000_000),
     unix: UnixTime::from_millis(1_795_360_760_000),
 };
+
+/// The listener where the bootstrap server is; the other one is 0.
+pub const BOOTSTRAP: u16 = 1;
 
 /// One hop of the network.
 const DELAY: Duration = Duration::from_millis(10);
@@ -98,6 +102,11 @@ impl Rig {
 
     /// The same with mappings.
     pub fn with_plan(plan: Plan) -> Self {
+        Self::with_bootstrap(plan, Arc::default())
+    }
+
+    /// The same with a bootstrap server at [`BOOTSTRAP`].
+    pub fn with_bootstrap(plan: Plan, profiles: Arc<Profiles>) -> Self {
         let setup = Setup {
             settings: Settings {
                 id: "gw".into(),
@@ -106,8 +115,8 @@ impl Rig {
                 server: server::Settings {
                     join: Join::Open,
                     lifetime_grace: Duration::from_secs(30),
-                    bootstrap_listeners: Default::default(),
-                    bootstrap_profiles: Default::default(),
+                    bootstrap_listeners: [BOOTSTRAP].into(),
+                    bootstrap_profiles: profiles,
                 },
                 listeners: vec!["coap://127.0.0.1:5683".into()],
             },
