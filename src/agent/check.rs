@@ -256,6 +256,30 @@ mod tests {
     }
 
     #[test]
+    fn a_file_with_accounts_is_checked_as_a_bootstrap_profile() {
+        let folder = std::env::temp_dir().join(format!("lwm2mqtt-profile-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let profile = folder.join("a.toml");
+        let text = "schema = 1\n[profile]\nid = \"a\"\n[match]\nendpoint = \"*\"\n[[server]]\n\
+                    uri = \"coaps://gw.example\"\nshort_server_id = 0\nkey = { file = \"/no/such\" }\n";
+        std::fs::write(&profile, text).unwrap();
+        let named = folder.join("lwm2mqtt.toml");
+        let text = format!("[devices.bootstrap]\nprofiles = [{profile:?}]\n");
+        std::fs::write(&named, text).unwrap();
+        let alone = check_paths(std::slice::from_ref(&profile));
+        let with_configuration = check_configuration(&Sources {
+            file: Some(named),
+            environment: Vec::new(),
+            ..Sources::of_process(None)
+        });
+        std::fs::remove_dir_all(&folder).unwrap();
+        // The key may be there where the profile is used; the number will not be another one.
+        assert_eq!(codes(&alone), ["bad-server-id", "unreadable-secret"]);
+        assert_eq!(alone.count(Severity::Error), 1);
+        assert_eq!(codes(&with_configuration)[1..], codes(&alone));
+    }
+
+    #[test]
     fn of_a_folder_every_file_is_checked() {
         let report = check_paths(&[file("mappings"), file("no-such-folder")]);
         assert_eq!(codes(&report), ["unreadable"]);

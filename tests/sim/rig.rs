@@ -14,8 +14,9 @@ use lwm2mqtt::gateway::{
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
+use lwm2mqtt::server::bootstrap::Profiles;
 use lwm2mqtt::server::credentials::{Change, Policy};
-use lwm2mqtt::server::{self, Join};
+use lwm2mqtt::server::{self, Join, Listener, Purpose};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 use serde_json::Value as Json;
 
@@ -24,6 +25,9 @@ const START: Now = Now {
     instant: Instant::from_micros(1_000_000),
     unix: UnixTime::from_millis(1_795_360_760_000),
 };
+
+/// The listener where the bootstrap server is; the other one is 0.
+pub const BOOTSTRAP: u16 = 1;
 
 /// One hop of the network.
 const DELAY: Duration = Duration::from_millis(10);
@@ -103,6 +107,11 @@ impl Rig {
 
     /// The same with mappings.
     pub fn with_plan(plan: Plan) -> Self {
+        Self::with_bootstrap(plan, Arc::default())
+    }
+
+    /// The same with a bootstrap server at [`BOOTSTRAP`].
+    pub fn with_bootstrap(plan: Plan, profiles: Arc<Profiles>) -> Self {
         let setup = Setup {
             settings: Settings {
                 id: "gw".into(),
@@ -114,8 +123,8 @@ impl Rig {
                         ..Policy::default()
                     },
                     lifetime_grace: Duration::from_secs(30),
-                    listeners: Vec::new(),
-                    bootstrap_profiles: Default::default(),
+                    listeners: listeners(),
+                    bootstrap_profiles: profiles,
                 },
                 admin: AdminAccess::All,
                 has_store: true,
@@ -444,6 +453,22 @@ impl Device {
             .map(|request| format!("/{}", request.path.join("/")))
             .collect()
     }
+}
+
+/// Where the gateway is reached; the constants are the places here.
+fn listeners() -> Vec<Listener> {
+    [
+        ("coap://10.0.0.254:5683", false, Purpose::Management),
+        ("coap://10.0.0.254:5783", false, Purpose::Bootstrap),
+        ("coaps://10.0.0.254:5684", true, Purpose::Management),
+        ("coaps://10.0.0.254:5784", true, Purpose::Bootstrap),
+    ]
+    .map(|(uri, secure, purpose)| Listener {
+        uri: uri.into(),
+        secure,
+        purpose,
+    })
+    .into()
 }
 
 /// How the devices see the gateway.

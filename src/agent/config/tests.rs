@@ -95,7 +95,7 @@ fn the_generated_file_is_the_default_configuration() {
             .iter()
             .all(|code| code.starts_with("not-built"))
     );
-    assert_eq!(defaults, 21);
+    assert_eq!(defaults, 22);
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl Run {
             Err(Failure::Reset) => Err(OperationError::Reset),
             Err(failure) => {
                 let error = OperationError::from(failure);
-                return Progress::Failed(format!("{}: {error}", self.target()));
+                return Progress::Failed(format!("{}{error}", self.place()));
             }
         };
         let response = response.and_then(|response| match response.code.is_success() {
@@ -249,7 +249,7 @@ impl Run {
 
     /// An error: what matters ends the run, the rest is noted.
     fn on_error(&mut self, error: &OperationError) -> Result<(), String> {
-        let target = self.target();
+        let (step, place) = (self.step(), self.place());
         let code = match error {
             OperationError::Response { code, .. } => Some(*code),
             _ => None,
@@ -265,9 +265,9 @@ impl Run {
                 let path = paths.pop_front().unwrap_or(Path::ROOT);
                 if code != Some(Code::NOT_FOUND) {
                     if concerns_accounts(&path) {
-                        return Err(format!("{target}: {error}"));
+                        return Err(format!("{place}{error}"));
                     }
-                    self.notes.push(format!("{target}: {error}"));
+                    self.notes.push(format!("{step} {place}{error}"));
                 }
             }
             Phase::Write(writes) => {
@@ -288,9 +288,9 @@ impl Run {
                         Some(code) if path.object_id() == Some(SECURITY) => format!("{code:?}"),
                         _ => error.to_string(),
                     };
-                    return Err(format!("{target}: {error}"));
+                    return Err(format!("{place}{error}"));
                 }
-                self.notes.push(format!("{target}: {error}"));
+                self.notes.push(format!("{step} {place}{error}"));
             }
             Phase::Finish if code == Some(Code::NOT_ACCEPTABLE) => {
                 return Err(format!(
@@ -298,7 +298,7 @@ impl Run {
                      what it had. Compare the profile with what the device supports"
                 ));
             }
-            Phase::Finish => return Err(format!("{target}: {error}")),
+            Phase::Finish => return Err(error.to_string()),
         }
         Ok(())
     }
@@ -352,17 +352,14 @@ impl Run {
         Ok(writes.into())
     }
 
-    /// The request under way in words.
-    fn target(&self) -> String {
+    /// What the request under way is about, to stand before what is said about it.
+    fn place(&self) -> String {
         let path = match &self.phase {
             Phase::Discover | Phase::Finish => None,
             Phase::Read(paths) | Phase::Delete(paths) => paths.front().copied(),
             Phase::Write(writes) => writes.front().map(|write| write.path),
         };
-        match path {
-            Some(path) => format!("{} {path}", self.step()),
-            None => self.step().to_string(),
-        }
+        path.map_or_else(String::new, |path| format!("{path}: "))
     }
 }
 
