@@ -184,7 +184,7 @@ impl Pair {
                 Output::Datagram { bytes, .. } => {
                     self.device.receive(self.now.instant, DEVICE.into(), &bytes)
                 }
-                Output::Event(_) | Output::Store(_) => {}
+                Output::Event(_) | Output::Store(_) | Output::Admin { .. } => {}
                 Output::Timeout(_) => break,
             }
         }

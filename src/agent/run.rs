@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
+use crate::agent::local::{self, Local};
 use crate::agent::mqtt::{self, Link, Subscription};
 use crate::agent::socket::{DATAGRAM_MAX, Sockets};
 use crate::gateway::{Event, Gateway, Input, Output, Setup, Severity};
@@ -55,6 +56,8 @@ impl Clock {
 pub struct Options {
     /// Where devices reach us without security; port 0 is a free one.
     pub listeners: Vec<SocketAddr>,
+    /// Store, admin socket and files of devices.
+    pub local: local::Settings,
     /// The core's part. Its listeners are filled in from the above.
     pub gateway: Setup,
     /// The broker. Will and subscriptions are filled in from the core.
@@ -67,6 +70,7 @@ pub struct Agent {
     sockets: Sockets,
     gateway: Gateway,
     link: Link,
+    local: Local,
 }
 
 impl Agent {
@@ -81,7 +85,13 @@ impl Agent {
             .iter()
             .map(|address| format!("coap://{address}"))
             .collect();
-        let gateway = Gateway::new(clock.now(), setup);
+        let (mut local, stored) = Local::open(options.local, clock)?;
+        setup.settings.has_store = local.has_store();
+        let mut gateway = Gateway::new(clock.now(), setup);
+        for refused in gateway.restore(clock.now(), stored) {
+            warn!("{refused}");
+        }
+        local.take_files(clock.now(), &mut gateway);
         for address in &addresses {
             info!("devices reach us at coap://{address}");
         }
@@ -100,6 +110,7 @@ impl Agent {
             sockets,
             gateway,
             link,
+            local,
         })
     }
 
@@ -124,6 +135,7 @@ impl Agent {
                 biased;
                 () = &mut stop => break,
                 event = self.link.event() => self.on_link(event),
+                event = self.local.event() => self.local.handle(self.clock.now(), event, &mut self.gateway),
                 (route, length) = self.sockets.receive(&mut buffer) => {
                     self.receive(route, &buffer[..length]);
                     for _ in 1..BURST {
@@ -152,7 +164,8 @@ impl Agent {
                         tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
-                Output::Store(_) => {}
+                Output::Store(change) => self.local.store(&change),
+                Output::Admin { id, reply } => self.local.answer(id, reply),
                 Output::Event(event) => log(&event),
                 Output::Timeout(at) => {
                     self.publish();

@@ -7,11 +7,12 @@ use tracing::warn;
 
 use crate::agent::config::{self, Config};
 use crate::agent::entropy;
+use crate::agent::local;
 use crate::agent::mqtt::{self, Address, AddressError};
 use crate::agent::run::Options;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
-use crate::gateway::{Limits, Settings, Setup};
+use crate::gateway::{AdminAccess, Limits, Settings, Setup};
 use crate::mapping::{Compiled, Plan};
 use crate::server;
 use crate::server::credentials::Policy;
@@ -82,11 +83,17 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             server: server::Settings {
                 policy: Policy {
                     join,
-                    coap_from: Vec::new(),
+                    coap_from: config.devices.coap_from.clone(),
                 },
                 lifetime_grace: config.devices.lifetime_grace,
             },
             listeners: Vec::new(),
+            admin: match config.mqtt.admin {
+                config::AdminVerbs::Off => AdminAccess::Off,
+                config::AdminVerbs::Read => AdminAccess::Read,
+                config::AdminVerbs::All => AdminAccess::All,
+            },
+            has_store: false,
         },
         limits: Limits::default(),
         parameters: coap::Parameters::default(),
@@ -96,6 +103,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     };
     Ok(Options {
         listeners: config.devices.coap.clone(),
+        local: local::Settings::of(config),
         gateway,
         mqtt: broker(config, &name)?,
     })

@@ -35,6 +35,8 @@ pub struct Rig {
     pub devices: Vec<Device>,
     pub broker: Broker,
     pub events: Vec<Event>,
+    /// What was answered to requests of the machine itself.
+    pub replies: BTreeMap<u64, Json>,
     /// What was to be stored.
     pub stored: Vec<Change>,
     timeout: Option<Instant>,
@@ -131,6 +133,7 @@ impl Rig {
             devices: Vec::new(),
             broker: Broker::default(),
             events: Vec::new(),
+            replies: BTreeMap::new(),
             stored: Vec::new(),
             timeout: None,
             wire: VecDeque::new(),
@@ -339,6 +342,10 @@ impl Rig {
                 Output::Datagram { route, bytes } => self
                     .wire
                     .push_back((arrival, Datagram::ToDevice(route, bytes))),
+                Output::Admin { id, reply } => {
+                    self.replies
+                        .insert(id, serde_json::from_str(&reply).unwrap());
+                }
                 Output::Store(change) => self.stored.push(change),
                 Output::Event(event) => self.events.push(event),
                 Output::Timeout(at) => {

@@ -21,8 +21,6 @@ pub(super) struct Draft {
     pub(super) config: Config,
     pub(super) password: Option<SecretSource>,
     pub(super) key: Option<SecretSource>,
-    /// Where `devices.coap` was set last.
-    pub(super) coap: Option<Diagnostic>,
     /// Where `devices.join` was set last.
     pub(super) join: Option<Diagnostic>,
 }
@@ -44,7 +42,7 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
         paths(table, &mut draft.config.models.paths);
     });
     section(&mut root, "store", |table| {
-        if let Some(item) = not_built(table, "path") {
+        if let Some(item) = table.take("path") {
             set(
                 &mut draft.config.store.path,
                 scalar::path(&item, "/var/lib/lwm2mqtt"),
@@ -53,7 +51,7 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
     });
     section(&mut root, "admin", |table| {
         let admin = &mut draft.config.admin;
-        if let Some(item) = not_built(table, "socket") {
+        if let Some(item) = table.take("socket") {
             set(
                 &mut admin.socket,
                 scalar::path(&item, "/run/lwm2mqtt/admin.sock"),
@@ -134,7 +132,7 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
         let most = Duration::from_secs(65_535);
         set(&mut mqtt.keep_alive, scalar::duration(&item, SECOND, most));
     }
-    if let Some(item) = not_built(table, "admin") {
+    if let Some(item) = table.take("admin") {
         let choice = item.one_of(&[
             ("read", AdminVerbs::Read),
             ("off", AdminVerbs::Off),
@@ -166,7 +164,6 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
 fn devices(table: &mut Table<'_>, draft: &mut Draft) {
     let devices = &mut draft.config.devices;
     if let Some(item) = table.take("coap") {
-        draft.coap = Some(place(&item));
         set(&mut devices.coap, scalar::addresses(&item));
     }
     if let Some(item) = not_built(table, "coaps") {
@@ -180,6 +177,16 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
             ("open", Join::Open),
         ]);
         set(&mut devices.join, choice);
+    }
+    if let Some(item) = table.take("coap_from") {
+        set(&mut devices.coap_from, scalar::networks(&item));
+    }
+    if let Some(item) = table.take("files") {
+        let files = item.texts("/etc/lwm2mqtt/devices.d").map(|texts| {
+            let path = |(item, _): &(Item<'_>, &str)| scalar::path(item, "/etc/lwm2mqtt/devices.d");
+            texts.iter().filter_map(path).collect()
+        });
+        set(&mut devices.files, files);
     }
     if let Some(item) = table.take("lifetime_grace") {
         set(
