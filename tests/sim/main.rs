@@ -5,4 +5,5 @@
 mod broker;
 mod commands;
 mod devices;
+mod joining;
 mod rig;

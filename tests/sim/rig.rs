@@ -103,22 +103,33 @@ impl Rig {
         Self::with_plan(Plan::unmapped("lwm2mqtt"))
     }
 
-    /// The same with mappings.
+    /// A gateway that may be joined as `policy` says.
+    pub fn with_policy(policy: Policy) -> Self {
+        Self::with(Plan::unmapped("lwm2mqtt"), policy, AdminAccess::All)
+    }
+
+    /// A gateway that everybody may join, with mappings.
     pub fn with_plan(plan: Plan) -> Self {
+        let policy = Policy {
+            join: Join::Open,
+            ..Policy::default()
+        };
+        Self::with(plan, policy, AdminAccess::All)
+    }
+
+    /// A gateway with all that an operator decides.
+    pub fn with(plan: Plan, policy: Policy, admin: AdminAccess) -> Self {
         let setup = Setup {
             settings: Settings {
                 id: "gw".into(),
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
                 server: server::Settings {
-                    policy: Policy {
-                        join: Join::Open,
-                        ..Policy::default()
-                    },
+                    policy,
                     lifetime_grace: Duration::from_secs(30),
                 },
                 listeners: vec!["coap://127.0.0.1:5683".into()],
-                admin: AdminAccess::All,
+                admin,
                 has_store: true,
             },
             limits: Limits::default(),
@@ -280,6 +291,17 @@ impl Rig {
             payload: payload.into(),
             ..Message::default()
         }));
+    }
+
+    /// Asks as the command line does; the whole answer.
+    pub fn administer(&mut self, request: &Json) -> Json {
+        let id = self.replies.len() as u64;
+        let request = request.to_string();
+        self.input(Input::Admin {
+            id,
+            request: request.as_bytes(),
+        });
+        self.replies[&id].clone()
     }
 
     /// Gives an input to the gateway and does what it wants done.
