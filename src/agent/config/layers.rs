@@ -281,13 +281,13 @@ impl Layers {
             ));
         }
         let devices = &config.devices;
-        if devices.coap.is_empty() {
+        if devices.coap.is_empty() && devices.coaps.is_empty() {
             self.diagnostics.push(Diagnostic::whole(
                 Severity::Warning,
                 "no-listener",
                 main.display().to_string(),
-                "no device can reach the gateway: [devices] coap is empty, and coaps is not built in this version",
-                "to try it on this host, write `coap = [\"127.0.0.1:5683\"]` under [devices]",
+                "no device can reach the gateway: [devices] coap and coaps are empty",
+                "write `coaps = [\"[::]:5684\"]` under [devices]; to try it on this host, `coap = [\"127.0.0.1:5683\"]`",
             ));
             return;
         }
