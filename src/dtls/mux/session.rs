@@ -77,6 +77,8 @@ pub(super) struct Live {
     pub(super) identity: Arc<PeerIdentity>,
     /// The largest record number that gave application data.
     pub(super) newest: u64,
+    /// Whether it has come by connection ID, and so is found wherever it is.
+    pub(super) by_cid: bool,
     /// When the peer last authenticated something.
     pub(super) active: Instant,
     /// `active`, as the order of idleness has it: up to a minute older.

@@ -1,6 +1,13 @@
 //! A server, clients, and the network between them, in virtual time.
 
 mod basics;
+mod bounds;
+mod hostile;
+mod moving;
+mod replacing;
+mod saving;
+pub(crate) mod spoofed;
+mod working;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,7 +19,7 @@ use rand::rngs::StdRng;
 
 use crate::dtls::limits::Limits;
 use crate::dtls::mux::{Mux, Output, SessionId, Work};
-use crate::dtls::plain::Plain;
+use crate::dtls::plain::{CCM_8, COSTLY, Plain};
 use crate::dtls::{Connect, Credential, Engine, Fatal, Keys, PeerIdentity};
 use crate::route::Route;
 use crate::secret::Secret;
@@ -33,24 +40,38 @@ pub(crate) struct Engines {
     pub(crate) client: Box<dyn Engine>,
 }
 
-/// Makes engines for a run: one for the server, and one a client.
-pub(crate) type MakeEngines<'a> = &'a dyn Fn() -> Engines;
+/// Makes engines for a run: one for the server, and one a client, with seeds that differ.
+pub(crate) type MakeEngines<'a> = &'a dyn Fn(u64) -> Engines;
 
 /// Engines without cryptography.
-pub(crate) fn plain() -> Engines {
+pub(crate) fn plain(seed: u64) -> Engines {
     Engines {
-        server: Box::new(Plain::new([11; 32])),
-        client: Box::new(Plain::new([12; 32])),
+        server: Box::new(seeded(seed)),
+        client: Box::new(seeded(!seed)),
+    }
+}
+
+/// The same, with clients that do without connection IDs.
+pub(crate) fn without_cid(seed: u64) -> Engines {
+    Engines {
+        client: Box::new(seeded(!seed).without_cid()),
+        ..plain(seed)
     }
 }
 
 /// Engines whose handshakes pass for costly.
-fn costly() -> Engines {
-    let suites = [crate::dtls::plain::COSTLY];
+fn costly(seed: u64) -> Engines {
+    let suites = [CCM_8, COSTLY];
     Engines {
-        server: Box::new(Plain::new([11; 32]).with_suites(&suites)),
-        client: Box::new(Plain::new([12; 32]).with_suites(&suites)),
+        server: Box::new(seeded(seed).with_suites(&suites)),
+        client: Box::new(seeded(!seed).with_suites(&suites)),
     }
+}
+
+fn seeded(seed: u64) -> Plain {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    Plain::new(bytes)
 }
 
 /// Everybody's key is their identity, doubled; those whose name begins with `?` are not known.
@@ -126,7 +147,7 @@ impl Rig {
     }
 
     pub(crate) fn with_limits(make: MakeEngines<'_>, limits: Limits) -> Self {
-        let mut server = Mux::new(make().server, limits, &mut StdRng::from_seed([1; 32]));
+        let mut server = Mux::new(make(0).server, limits, &mut StdRng::from_seed([1; 32]));
         server.serve(LISTENER, Arc::new(Doubled));
         Self {
             now: START,
@@ -158,12 +179,9 @@ impl Rig {
         credential: Credential,
         cid: &[u8],
     ) -> usize {
-        let seed = [self.clients.len() as u8 + 2; 32];
-        let mut mux = Mux::new(
-            make().client,
-            Limits::default(),
-            &mut StdRng::from_seed(seed),
-        );
+        let seed = self.clients.len() as u64 + 1;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut mux = Mux::new(make(seed).client, Limits::default(), &mut rng);
         let server = Route {
             listener: 0,
             address: server_address(),
@@ -212,12 +230,12 @@ impl Rig {
             for number in 0..self.clients.len() {
                 while let Some(output) = self.clients[number].mux.poll() {
                     quiet = false;
-                    self.from_client(number, output);
+                    self.carry_to_server(number, output);
                 }
             }
             while let Some(output) = self.server.poll() {
                 quiet = false;
-                self.from_server(output);
+                self.carry_to_clients(output);
             }
             if !self.keep_work {
                 while let Some(work) = self.works.pop_front() {
@@ -231,7 +249,7 @@ impl Rig {
         }
     }
 
-    fn from_client(&mut self, number: usize, output: Output) {
+    fn carry_to_server(&mut self, number: usize, output: Output) {
         let client = &mut self.clients[number];
         match output {
             Output::Datagram { bytes, .. } => {
@@ -259,16 +277,16 @@ impl Rig {
         }
     }
 
-    fn from_server(&mut self, output: Output) {
+    fn carry_to_clients(&mut self, output: Output) {
         match output {
             Output::Datagram { route, bytes } => {
-                assert_eq!(route.listener, LISTENER);
                 let server = Route {
                     listener: 0,
                     address: server_address(),
                 };
                 for client in &mut self.clients {
-                    if client.address == route.address && !client.cut_off {
+                    let here = (LISTENER, client.address) == (route.listener, route.address);
+                    if here && !client.cut_off {
                         client.mux.receive(self.now, server, &bytes);
                     }
                 }
