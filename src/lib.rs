@@ -22,6 +22,8 @@ pub mod gateway;
 pub mod keyed;
 pub mod lwm2m;
 pub mod mapping;
+pub mod name;
+pub mod name_pattern;
 pub mod route;
 pub mod secret;
 pub mod server;

@@ -438,6 +438,19 @@ impl Endpoint {
         self.links.close_if_idle(now, slot);
     }
 
+    /// Carries over what is kept for one peer to another that is the same device by a new security
+    /// association: requests and observations go on there. What belongs to the Message IDs of the
+    /// old one (RFC 7252 §4.4) does not: custody of its notifications, and bodies half done.
+    pub fn rebind(&mut self, now: Instant, from: Peer, to: Peer) {
+        self.forget_peer(now, to);
+        self.transfers.forget_peer(from, &mut self.budget);
+        if let Some(slot) = self.links.rename(from, to)
+            && let Some(link) = self.links.link(slot)
+        {
+            link.receipts = Vec::new();
+        }
+    }
+
     /// What was dropped or repeated so far.
     pub fn counters(&self) -> Counters {
         Counters {

@@ -7,6 +7,8 @@
 
 pub(crate) mod hello;
 mod limits;
+#[cfg(feature = "dtls")]
+pub mod mbedtls;
 mod mux;
 pub mod plain;
 pub(crate) mod record;
@@ -157,7 +159,7 @@ pub enum ServerTrust {
 }
 
 /// Who is at the other end, proven by the handshake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerIdentity {
     /// It has the key of this PSK identity.
     Psk(Vec<u8>),

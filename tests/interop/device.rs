@@ -24,15 +24,34 @@ impl Device {
         endpoint: &str,
         lifetime: u32,
     ) -> Result<Device> {
+        let lifetime = lifetime.to_string();
+        let mut device = Device::begin(stage, peer, &[&agent.server, endpoint, &lifetime])?;
+        device.registers()?;
+        Ok(device)
+    }
+
+    /// Starts it with these arguments: server, endpoint, lifetime, options.
+    pub fn begin(stage: &Stage, peer: Peer, arguments: &[&str]) -> Result<Device> {
         let mut command = peer.command()?;
-        command.args([&agent.server, endpoint, &lifetime.to_string()]);
+        command.args(arguments);
+        let endpoint = arguments.get(1).context("no endpoint")?;
         let log = stage.folder.join(format!("{endpoint}.log"));
-        let mut process = Process::start(peer.name(), &mut command, &log)?;
-        match process.line(Duration::from_secs(30)) {
-            Some(line) if line.starts_with("registered /rd/") => Ok(Device { process }),
+        let process = Process::start(peer.name(), &mut command, &log)?;
+        Ok(Device { process })
+    }
+
+    /// Waits for the next thing that it says, which must be that it is registered.
+    pub fn registers(&mut self) -> Result<()> {
+        match self.says() {
+            Some(line) if line.starts_with("registered /rd/") => Ok(()),
             Some(line) => bail!("instead of registering: {line}"),
-            None => bail!("{} did not register; see {}", peer.name(), log.display()),
+            None => bail!("it did not register; see its log"),
         }
+    }
+
+    /// The next thing that it says, if it says anything.
+    pub fn says(&mut self) -> Option<String> {
+        self.process.line(Duration::from_secs(30))
     }
 
     pub fn tell(&mut self, command: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! `just interop [WORD…]` runs the cases whose names contain a word, all without one, and prints what each did. A peer
 //! that cannot be had is said and counted as skipped; one that ran and failed fails. What is fetched and every log stay
-//! under `target/interop`.
+//! under `target/interop`. With `--table` what worked with whom is written into docs/interop.md.
 
 // The core's wall is about the core; this tier is nothing but the outside.
 #![allow(
@@ -21,6 +21,8 @@ mod peers;
 mod process;
 mod raw;
 mod relay;
+mod secure;
+mod table;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -33,6 +35,7 @@ use anyhow::{Context, Result};
 
 use crate::broker::Memory;
 use crate::peers::Peer;
+use crate::table::{Cell, Outcome, Table, What, Who};
 
 /// Prints one step of the case that runs.
 macro_rules! step {
@@ -61,9 +64,12 @@ impl Stage {
 
 /// What has to be there for a case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Need {
+pub(crate) enum Need {
     Device(Peer),
     CoapClient,
+    LeshanServer,
+    NodeDtlsClient,
+    Program(&'static str),
 }
 
 impl Need {
@@ -71,6 +77,9 @@ impl Need {
         match self {
             Need::Device(peer) => peer.name(),
             Need::CoapClient => "coap-client",
+            Need::LeshanServer => "leshan-2's server",
+            Need::NodeDtlsClient => "node-dtls-client",
+            Need::Program(name) => name,
         }
     }
 
@@ -79,22 +88,54 @@ impl Need {
         match self {
             Need::Device(peer) => peer.command().map(drop),
             Need::CoapClient => agent::coap_client().map(drop),
+            Need::LeshanServer => peers::leshan_server().map(drop),
+            Need::NodeDtlsClient => peers::node_dtls_client().map(drop),
+            Need::Program(name) => peers::program(&[name]).map(drop),
         }
     }
 }
 
 type Play = Box<dyn Fn(&Stage) -> Result<()>>;
 
-struct Case {
+pub(crate) struct Case {
     name: String,
     need: Need,
+    /// What of docs/interop.md it proves.
+    cells: Vec<Cell>,
     play: Play,
+}
+
+impl Case {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        need: Need,
+        cells: &[Cell],
+        play: impl Fn(&Stage) -> Result<()> + 'static,
+    ) -> Case {
+        Case {
+            name: name.into(),
+            need,
+            cells: cells.to_vec(),
+            play: Box::new(play),
+        }
+    }
 }
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: String, need: Need, play: Play| {
-        cases.push(Case { name, need, play });
+        let cells = match need {
+            Need::Device(Peer::Leshan2) => vec![(Who::LeshanDevice, What::NoSec)],
+            Need::Device(Peer::Leshan1) => vec![(Who::Leshan1Device, What::NoSec)],
+            Need::Device(Peer::Aiocoap) => vec![(Who::AiocoapDevice, What::NoSec)],
+            _ => vec![],
+        };
+        cases.push(Case {
+            name,
+            need,
+            cells,
+            play,
+        });
     };
     for peer in [Peer::Leshan2, Peer::Leshan1, Peer::Aiocoap] {
         for version in ["5", "3.1.1"] {
@@ -140,6 +181,7 @@ fn cases() -> Vec<Case> {
             Box::new(move |stage| outage::kill(stage, Peer::Aiocoap, memory, version)),
         );
     }
+    cases.extend(secure::cases());
     cases
 }
 
@@ -156,13 +198,17 @@ fn main() -> ExitCode {
 
 /// Plays the wanted cases one after the other; true when all that ran passed, and at least one ran.
 fn play() -> Result<bool> {
-    // What `cargo test` passes through for its own harness is none of our words.
-    let words: Vec<String> = env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with('-'))
-        .collect();
+    // What else `cargo test` passes through for its own harness is none of our words.
+    let (options, words): (Vec<String>, Vec<String>) =
+        env::args().skip(1).partition(|word| word.starts_with('-'));
+    let with_table = options.iter().any(|option| option == "--table");
+    anyhow::ensure!(
+        !with_table || words.is_empty(),
+        "the table is made of all cases, so --table takes no words"
+    );
     peers::essentials().context("install it, or let script/setup --interop do so")?;
     let mut had = BTreeMap::new();
+    let mut table = Table::default();
     let (mut passed, mut failed, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     for case in cases() {
         if !words.is_empty() && !words.iter().any(|word| case.name.contains(word.as_str())) {
@@ -174,6 +220,7 @@ fn play() -> Result<bool> {
             .or_insert_with(|| case.need.fetch().map_err(|error| format!("{error:#}")));
         if let Err(reason) = need {
             println!("  not run: {} cannot be had: {reason}", case.need.name());
+            table.note(&case.cells, Outcome::NotRun);
             skipped.push(case.name);
             continue;
         }
@@ -182,10 +229,12 @@ fn play() -> Result<bool> {
         match (case.play)(&stage) {
             Ok(()) => {
                 println!("  passed in {:.1} s", start.elapsed().as_secs_f64());
+                table.note(&case.cells, Outcome::Worked);
                 passed.push(case.name);
             }
             Err(error) => {
                 println!("  FAILED: {error:#}");
+                table.note(&case.cells, Outcome::Failed);
                 println!(
                     "  logs in {}; the agent's last lines:\n{}",
                     stage.folder.display(),
@@ -194,6 +243,9 @@ fn play() -> Result<bool> {
                 failed.push(case.name);
             }
         }
+    }
+    if with_table {
+        println!("\nwritten: {}", table.write()?.display());
     }
     println!();
     for (what, names) in [("not run", &skipped), ("failed", &failed)] {

@@ -1,4 +1,4 @@
-//! Where the peers come from: programs of the system, Maven and PyPI packages kept under `target/interop`.
+//! Where the peers come from: programs of the system, packages of Maven, PyPI and npm kept under `target/interop`.
 
 use std::env;
 use std::fs;
@@ -20,6 +20,8 @@ pub enum Peer {
     Leshan1,
     /// aiocoap, LwM2M 1.1 with SenML only.
     Aiocoap,
+    /// The same with DTLSSocket, which is tinydtls. On its own, because it has to be compiled.
+    AiocoapDtls,
 }
 
 impl Peer {
@@ -28,6 +30,7 @@ impl Peer {
             Peer::Leshan2 => "leshan-2",
             Peer::Leshan1 => "leshan-1",
             Peer::Aiocoap => "aiocoap",
+            Peer::AiocoapDtls => "aiocoap-dtls",
         }
     }
 
@@ -35,15 +38,16 @@ impl Peer {
     pub fn lwm2m(self) -> &'static str {
         match self {
             Peer::Leshan1 => "1.0",
-            Peer::Leshan2 | Peer::Aiocoap => "1.1",
+            Peer::Leshan2 | Peer::Aiocoap | Peer::AiocoapDtls => "1.1",
         }
     }
 
     /// The command that starts the device, its packages fetched and its program built before.
     pub fn command(self) -> Result<Command> {
         match self {
-            Peer::Leshan2 | Peer::Leshan1 => leshan(self.name()),
-            Peer::Aiocoap => aiocoap(),
+            Peer::Leshan2 | Peer::Leshan1 => leshan(self.name(), "Device"),
+            Peer::Aiocoap => aiocoap(self.name(), "requirements.txt"),
+            Peer::AiocoapDtls => aiocoap(self.name(), "requirements-dtls.txt"),
         }
     }
 }
@@ -70,11 +74,38 @@ pub fn program(names: &[&str]) -> Result<PathBuf> {
         .with_context(|| format!("{} is not installed", names.join(" or ")))
 }
 
-fn devices() -> PathBuf {
+pub fn devices() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/devices")
 }
 
-fn leshan(name: &str) -> Result<Command> {
+/// Leshan 2.x as a server.
+pub fn leshan_server() -> Result<Command> {
+    leshan(Peer::Leshan2.name(), "Server")
+}
+
+/// node-dtls-client, whose ClientHello has no extensions: one datagram there, and one back.
+pub fn node_dtls_client() -> Result<Command> {
+    let (node, npm) = (program(&["node", "nodejs"])?, program(&["npm"])?);
+    let name = "node-dtls-client";
+    let (source, built) = (devices().join(name), kept(name)?);
+    let package = source.join("package.json");
+    once(&built, &package, || {
+        let mut shell = Command::new("sh");
+        shell.args([
+            "-ec",
+            r#"cp "$1" "$2" && cd "$2" && "$0" install --silent --no-audit --no-fund"#,
+        ]);
+        shell.arg(&npm).arg(&package).arg(&built);
+        shell
+    })?;
+    let mut command = Command::new(node);
+    command
+        .arg(source.join("exchange.js"))
+        .env("NODE_PATH", built.join("node_modules"));
+    Ok(command)
+}
+
+fn leshan(name: &str, class: &str) -> Result<Command> {
     let (java, javac, mvn) = (
         program(&["java"])?,
         program(&["javac"])?,
@@ -90,14 +121,15 @@ fn leshan(name: &str) -> Result<Command> {
         maven.arg(format!("-DoutputDirectory={}", lib.display()));
         maven
     })?;
-    once(&built, &source.join("Device.java"), || {
+    let program = source.join(class).with_extension("java");
+    once(&built, &program, || {
         let mut compiler = Command::new(&javac);
         compiler
             .arg("-cp")
             .arg(lib.join("*"))
             .arg("-d")
             .arg(&built)
-            .arg(source.join("Device.java"));
+            .arg(&program);
         compiler
     })?;
     let mut command = Command::new(java);
@@ -105,15 +137,15 @@ fn leshan(name: &str) -> Result<Command> {
     command.args(["-XX:TieredStopAtLevel=1", "-cp"]);
     command
         .arg(format!("{}/*:{}", lib.display(), built.display()))
-        .arg("Device");
+        .arg(class);
     // Californium writes its default settings into the working folder.
     command.current_dir(&built);
     Ok(command)
 }
 
-fn aiocoap() -> Result<Command> {
-    let (python, built) = (program(&["python3"])?, kept("aiocoap")?);
-    let requirements = devices().join("requirements.txt");
+fn aiocoap(name: &str, requirements: &str) -> Result<Command> {
+    let (python, built) = (program(&["python3"])?, kept(name)?);
+    let requirements = devices().join(requirements);
     let inside = built.join("venv/bin/python");
     once(&built, &requirements, || {
         let mut shell = Command::new("sh");

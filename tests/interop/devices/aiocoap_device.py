@@ -1,6 +1,7 @@
 """A scripted LwM2M 1.1 device on aiocoap, with cbor2 for SenML CBOR: no code of this project answers for it.
 
-Arguments: server address, endpoint name, lifetime in seconds. Commands on stdin and events on stdout: see ../README.md.
+Arguments: server address, endpoint name, lifetime in seconds, and `psk=IDENTITY:KEY` for DTLS by DTLSSocket (tinydtls).
+Commands on stdin and events on stdout: see ../README.md.
 
 What makes it a peer of its own: it advertises no content format, speaks SenML JSON, SenML CBOR and, for one resource,
 text, and refuses TLV; aiocoap sends what is too long for a datagram in blocks, notifications included.
@@ -131,7 +132,7 @@ delay = 0
 
 async def main():
     global delay
-    server, endpoint, lifetime = sys.argv[1:4]
+    server, endpoint, lifetime, *psk = sys.argv[1:]
     values["/3/0/2"] = endpoint
     site = resource.Site()
     for name in [*values, *executable]:
@@ -141,10 +142,21 @@ async def main():
             if path not in nodes:
                 nodes[path] = Node(path)
                 site.add_resource(parts[:depth], nodes[path])
-    context = await Context.create_server_context(site, bind=("127.0.0.1", 0))
+    if psk:
+        identity, key = psk[0].removeprefix("psk=").rsplit(":", 1)
+        base = f"coaps://{server}"
+        context = await Context.create_client_context(transports=["tinydtls"])
+        # The server asks through the session that this end has begun.
+        context.serversite = site
+        context.client_credentials.load_from_dict(
+            {f"{base}/*": {"dtls": {"psk": {"hex": key}, "client-identity": {"ascii": identity}}}}
+        )
+    else:
+        base = f"coap://{server}"
+        context = await Context.create_server_context(site, bind=("127.0.0.1", 0))
 
     async def ask(code, path, payload=b"", query=(), content_format=None):
-        message = Message(code=code, uri=f"coap://{server}", payload=payload)
+        message = Message(code=code, uri=base, payload=payload)
         message.opt.uri_path, message.opt.uri_query, message.opt.content_format = path, query, content_format
         return await asyncio.wait_for(context.request(message).response, 10)
 

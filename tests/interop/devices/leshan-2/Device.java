@@ -1,14 +1,22 @@
 // A scripted LwM2M 1.1 device on the libraries of Eclipse Leshan 2.x: everything that goes over the wire is Leshan's.
-// Arguments: server address, endpoint name, lifetime in seconds. Commands on stdin and events on stdout: see ../README.md.
+// Arguments: server address, endpoint name, lifetime in seconds, and how it proves who it is: see ../../README.md, as for the
+// commands on stdin and the events on stdout.
 
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.ConcurrentHashMap;
 
+import org.eclipse.californium.elements.config.Configuration;
+import org.eclipse.californium.scandium.config.DtlsConfig;
+import org.eclipse.californium.scandium.dtls.cipher.CipherSuite;
 import org.eclipse.leshan.client.LeshanClient;
 import org.eclipse.leshan.client.LeshanClientBuilder;
 import org.eclipse.leshan.client.engine.DefaultRegistrationEngineFactory;
@@ -19,6 +27,7 @@ import org.eclipse.leshan.client.resource.BaseInstanceEnabler;
 import org.eclipse.leshan.client.resource.BaseInstanceEnablerFactory;
 import org.eclipse.leshan.client.resource.LwM2mInstanceEnabler;
 import org.eclipse.leshan.client.resource.ObjectsInitializer;
+import org.eclipse.leshan.client.resource.SimpleInstanceEnabler;
 import org.eclipse.leshan.client.servers.LwM2mServer;
 import org.eclipse.leshan.core.ResponseCode;
 import org.eclipse.leshan.core.model.ObjectLoader;
@@ -28,6 +37,7 @@ import org.eclipse.leshan.core.model.ResourceModel.Operations;
 import org.eclipse.leshan.core.model.ResourceModel.Type;
 import org.eclipse.leshan.core.model.StaticModel;
 import org.eclipse.leshan.core.node.LwM2mResource;
+import org.eclipse.leshan.core.request.BootstrapRequest;
 import org.eclipse.leshan.core.request.DeregisterRequest;
 import org.eclipse.leshan.core.request.RegisterRequest;
 import org.eclipse.leshan.core.request.UpdateRequest;
@@ -35,8 +45,10 @@ import org.eclipse.leshan.core.request.argument.Arguments;
 import org.eclipse.leshan.core.response.ExecuteResponse;
 import org.eclipse.leshan.core.response.ReadResponse;
 import org.eclipse.leshan.core.response.WriteResponse;
+import org.eclipse.leshan.core.util.Hex;
 import org.eclipse.leshan.transport.californium.client.endpoint.CaliforniumClientEndpointsProvider;
 import org.eclipse.leshan.transport.californium.client.endpoint.coap.CoapClientProtocolProvider;
+import org.eclipse.leshan.transport.californium.client.endpoint.coaps.CoapsClientProtocolProvider;
 
 public class Device {
     static void say(String event) {
@@ -104,9 +116,16 @@ public class Device {
     static final Map<String, Table> tables = new TreeMap<>();
 
     public static void main(String[] arguments) throws Exception {
-        String server = "coap://" + arguments[0];
         String endpoint = arguments[1];
         long lifetime = Long.parseLong(arguments[2]);
+        // What follows is words of the form NAME or NAME=VALUE.
+        Map<String, String> options = new TreeMap<>();
+        for (String word : Arrays.copyOfRange(arguments, 3, arguments.length)) {
+            String[] pair = word.split("=", 2);
+            options.put(pair[0], pair.length == 2 ? pair[1] : "");
+        }
+        boolean secure = options.containsKey("psk") || options.containsKey("x509");
+        String server = (secure ? "coaps://" : "coap://") + arguments[0];
 
         List<ObjectModel> models = new ArrayList<>(ObjectLoader.loadDefault());
         models.add(new ObjectModel(3303, "Temperature", "", "1.1", true, false,
@@ -122,8 +141,12 @@ public class Device {
         table(3311, Map.of(5850, false, 5851, 50L));
 
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
-        objects.setInstancesForObject(0, Security.noSec(server, 123));
-        objects.setInstancesForObject(1, new Server(123, lifetime));
+        objects.setInstancesForObject(0, security(server, options));
+        if (options.containsKey("bootstrap")) {
+            objects.setClassForObject(1, Server.class);
+            objects.setClassForObject(2, SimpleInstanceEnabler.class);
+        } else
+            objects.setInstancesForObject(1, new Server(123, lifetime));
         for (Table table : tables.values()) {
             objects.setInstancesForObject(table.object, table);
             objects.setFactoryForObject(table.object, new BaseInstanceEnablerFactory() {
@@ -137,11 +160,40 @@ public class Device {
         DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
         engine.setRequestTimeoutInMs(5_000);
         engine.setDeregistrationTimeoutInMs(5_000);
-        CaliforniumClientEndpointsProvider coap = new CaliforniumClientEndpointsProvider.Builder(
-                new CoapClientProtocolProvider()).build();
+        CaliforniumClientEndpointsProvider.Builder wire = new CaliforniumClientEndpointsProvider.Builder(
+                new CoapClientProtocolProvider(), new CoapsClientProtocolProvider());
+        Configuration settings = wire.createDefaultConfiguration();
+        if (options.containsKey("cid"))
+            settings.set(DtlsConfig.DTLS_CONNECTION_ID_LENGTH, Integer.valueOf(options.get("cid")));
+        if (options.containsKey("suite")) {
+            settings.set(DtlsConfig.DTLS_RECOMMENDED_CIPHER_SUITES_ONLY, false);
+            settings.set(DtlsConfig.DTLS_CIPHER_SUITES, Arrays.asList(CipherSuite.getTypeByName(options.get("suite"))));
+        }
+        CaliforniumClientEndpointsProvider coap = wire.setConfiguration(settings).build();
         LeshanClient client = new LeshanClientBuilder(endpoint).setObjects(objects.createAll())
                 .setRegistrationEngineFactory(engine).setEndpointsProviders(coap).build();
         client.addObserver(new LwM2mClientObserverAdapter() {
+            @Override
+            public void onBootstrapSuccess(LwM2mServer server, BootstrapRequest request) {
+                say("bootstrapped");
+            }
+
+            @Override
+            public void onBootstrapFailure(LwM2mServer server, BootstrapRequest request, ResponseCode code,
+                    String text, Exception cause) {
+                say("refused bootstrap " + code + " " + text + " " + cause);
+            }
+
+            @Override
+            public void onBootstrapTimeout(LwM2mServer server, BootstrapRequest request) {
+                say("refused bootstrap: no answer");
+            }
+
+            @Override
+            public void onRegistrationTimeout(LwM2mServer server, RegisterRequest request) {
+                say("refused register: no answer");
+            }
+
             @Override
             public void onRegistrationSuccess(LwM2mServer server, RegisterRequest request, String location) {
                 say("registered " + location);
@@ -185,6 +237,26 @@ public class Device {
                 say("unknown command " + line);
         }
         System.exit(0);
+    }
+
+    /** The Security object's instance, as the options have it. */
+    static Security security(String server, Map<String, String> options) throws Exception {
+        boolean bootstrap = options.containsKey("bootstrap");
+        if (options.containsKey("psk")) {
+            int cut = options.get("psk").lastIndexOf(':');
+            byte[] identity = options.get("psk").substring(0, cut).getBytes(StandardCharsets.UTF_8);
+            byte[] key = Hex.decodeHex(options.get("psk").substring(cut + 1).toCharArray());
+            return bootstrap ? Security.pskBootstrap(server, identity, key) : Security.psk(server, 123, identity, key);
+        }
+        if (options.containsKey("x509")) {
+            // CERTIFICATE:KEY:SERVER'S CERTIFICATE, files in DER; the server's must be that very one.
+            String[] files = options.get("x509").split(":");
+            byte[] certificate = Files.readAllBytes(Path.of(files[0]));
+            byte[] key = Files.readAllBytes(Path.of(files[1]));
+            byte[] expected = Files.readAllBytes(Path.of(files[2]));
+            return Security.x509(server, 123, certificate, key, expected);
+        }
+        return bootstrap ? Security.noSecBootstrap(server) : Security.noSec(server, 123);
     }
 
     static void table(int object, Map<Integer, Object> values) {

@@ -1,0 +1,243 @@
+//! Leshan's client with keys, certificates, connection IDs, after a reboot, and through the bootstrap server.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::clients::served;
+use super::nat::Nat;
+use super::{Gateway, KEY, Pki, text};
+use crate::device::Device;
+use crate::peers::Peer;
+use crate::process::eventually;
+use crate::table::{What, Who};
+use crate::{Case, Need, Stage, step};
+
+const LESHAN: Need = Need::Device(Peer::Leshan2);
+const TEMPERATURE: &str = "lwm2mqtt/d/sec1/v/temperature-0/sensor-value";
+
+pub fn cases() -> Vec<Case> {
+    let proves = |whats: &[What]| -> Vec<(Who, What)> {
+        whats
+            .iter()
+            .map(|what| (Who::LeshanDevice, *what))
+            .collect()
+    };
+    vec![
+        Case::new(
+            "secure leshan-2 psk suites",
+            LESHAN,
+            &proves(&[What::PskCcm, What::PskGcm, What::PskCbc, What::EcdhePskCbc]),
+            psk_suites,
+        ),
+        Case::new(
+            "secure leshan-2 x509",
+            LESHAN,
+            &proves(&[What::X509Ccm8, What::X509Gcm]),
+            x509,
+        ),
+        Case::new("secure leshan-2 cid", LESHAN, &proves(&[What::Cid]), cid),
+        Case::new(
+            "secure leshan-2 reboot",
+            LESHAN,
+            &proves(&[What::Rehandshake]),
+            reboot,
+        ),
+    ]
+}
+
+fn begin(stage: &Stage, server: &str, options: &[&str]) -> Result<Device> {
+    let arguments = [&[server, "sec1", "300"][..], options].concat();
+    Device::begin(stage, Peer::Leshan2, &arguments)
+}
+
+fn psk(key: &str) -> String {
+    format!("psk=id1:{key}")
+}
+
+fn psk_suites(stage: &Stage) -> Result<()> {
+    let gateway = Gateway::start(stage)?;
+    gateway.add_psk("sec1", "id1")?;
+    for (name, number) in [
+        ("TLS_PSK_WITH_AES_128_CCM", 0xc0a4),
+        ("TLS_PSK_WITH_AES_128_GCM_SHA256", 0x00a8),
+        ("TLS_PSK_WITH_AES_128_CBC_SHA256", 0x00ae),
+        ("TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA256", 0xc037),
+    ] {
+        let nat = Nat::to(&gateway.coaps)?;
+        let suite = format!("suite={name}");
+        let mut device = begin(stage, &nat.address, &[&psk(KEY), &suite])?;
+        device.registers().with_context(|| name.to_owned())?;
+        ensure!(nat.suite()? == number, "the suite is {:#06x}", nat.suite()?);
+        gateway.is_online("sec1")?;
+        device.deregister()?;
+        step!("registered and de-registered with {name}");
+    }
+    Ok(())
+}
+
+fn x509(stage: &Stage) -> Result<()> {
+    let pki = Pki::of(stage, "sec1")?;
+    let gateway = Gateway::with_certificates(stage, &pki)?;
+    let files = [
+        pki.file("device.der"),
+        pki.file("device.key.der"),
+        pki.file("server.der"),
+    ];
+    let files: Result<Vec<&str>> = files.iter().map(|file| text(file)).collect();
+    let files = format!("x509={}", files?.join(":"));
+    for (name, number) in [
+        ("TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8", 0xc0ae),
+        ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", 0xc02b),
+    ] {
+        let nat = Nat::to(&gateway.coaps)?;
+        let suite = format!("suite={name}");
+        let mut device = begin(stage, &nat.address, &[&files, &suite])?;
+        device.registers().with_context(|| name.to_owned())?;
+        ensure!(nat.suite()? == number, "the suite is {:#06x}", nat.suite()?);
+        served(&gateway, &mut device, "sec1")?;
+        device.deregister()?;
+        step!("{name}: each took the other's certificate");
+    }
+    Ok(())
+}
+
+/// A port that the gateway knows nothing of, and what came back to it.
+struct Stranger(UdpSocket);
+
+impl Stranger {
+    fn towards(gateway: &Gateway) -> Result<Stranger> {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.connect(&gateway.coaps)?;
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        Ok(Stranger(socket))
+    }
+
+    fn sends(&self, datagram: &[u8]) -> Result<()> {
+        self.0.send(datagram)?;
+        Ok(())
+    }
+
+    fn hears_nothing(&self) -> Result<()> {
+        let mut buffer = [0; 2048];
+        let heard = self.0.recv(&mut buffer);
+        ensure!(
+            heard.is_err(),
+            "a stranger was sent {} bytes of type {}",
+            heard.unwrap_or(0),
+            buffer[0]
+        );
+        Ok(())
+    }
+}
+
+fn cid(stage: &Stage) -> Result<()> {
+    let gateway = Gateway::start(stage)?;
+    gateway.add_psk("sec1", "id1")?;
+    let nat = Nat::to(&gateway.coaps)?;
+    let suite = "suite=TLS_PSK_WITH_AES_128_CCM_8";
+    let mut device = begin(stage, &nat.address, &[&psk(KEY), suite, "cid=0"])?;
+    device.registers()?;
+    served(&gateway, &mut device, "sec1")?;
+    ensure!(
+        !nat.records_with_cid().is_empty(),
+        "no record of the device carries a connection ID"
+    );
+
+    let before = nat.port()?;
+    nat.forget();
+    nat.rebind()?;
+    device.set("/3303/0/5700", "23.5")?;
+    gateway
+        .broker
+        .retained_is(TEMPERATURE, |value| value["value"] == 23.5)?;
+    ensure!(gateway.read("sec1", "/3/0/2", "moved")? == "sec1", "serial");
+    ensure!(
+        nat.handshakes() == 0,
+        "it took a handshake to find the device again"
+    );
+    step!(
+        "the device's port went from {before} to {}, and it is served as before, without a handshake",
+        nat.port()?
+    );
+
+    // What went by already, once more from elsewhere.
+    let replayed = Stranger::towards(&gateway)?;
+    let seen = nat.records_with_cid();
+    ensure!(!seen.is_empty(), "nothing to replay");
+    for record in &seen {
+        replayed.sends(record)?;
+    }
+    replayed.hears_nothing()?;
+    ensure!(
+        gateway.read("sec1", "/3/0/2", "replayed")? == "sec1",
+        "serial"
+    );
+    replayed.hears_nothing()?;
+    step!("{} replayed records moved nothing", seen.len());
+
+    // Made up: a sequence number far ahead, and a byte of the payload changed.
+    let forged = Stranger::towards(&gateway)?;
+    for record in &seen {
+        let mut forgery = record.clone();
+        // Epoch and sequence number follow type and version (RFC 9146 §4).
+        forgery[8] = forgery[8].wrapping_add(1);
+        forged.sends(&forgery)?;
+        if let Some(last) = forgery.last_mut() {
+            *last ^= 1;
+        }
+        forged.sends(&forgery)?;
+    }
+    forged.hears_nothing()?;
+    ensure!(
+        gateway.read("sec1", "/3/0/2", "forged")? == "sec1",
+        "serial"
+    );
+    forged.hears_nothing()?;
+    step!("{} forged records moved nothing", 2 * seen.len());
+
+    // Genuine, but overtaken: who delays a record must not get the session by it.
+    nat.hold();
+    device.set("/3303/0/5700", "24.5")?;
+    let held = eventually("a record to hold back", || Ok(nat.held()))?;
+    device.set("/3303/0/5700", "25.5")?;
+    gateway
+        .broker
+        .retained_is(TEMPERATURE, |value| value["value"] == 25.5)?;
+    let late = Stranger::towards(&gateway)?;
+    late.sends(&held)?;
+    late.hears_nothing()?;
+    ensure!(gateway.read("sec1", "/3/0/2", "late")? == "sec1", "serial");
+    late.hears_nothing()?;
+    ensure!(nat.handshakes() == 0, "the device had to handshake again");
+    step!("a genuine record that came late from elsewhere moved nothing");
+    Ok(())
+}
+
+fn reboot(stage: &Stage) -> Result<()> {
+    let gateway = Gateway::start(stage)?;
+    gateway.add_psk("sec1", "id1")?;
+    // What the gateway sees of either life of the device is the one port of the NAT.
+    let nat = Nat::to(&gateway.coaps)?;
+    let suite = "suite=TLS_PSK_WITH_AES_128_CCM_8";
+    let mut device = begin(stage, &nat.address, &[&psk(KEY), suite])?;
+    device.registers()?;
+    served(&gateway, &mut device, "sec1")?;
+    let port = nat.port()?;
+    device.kill();
+    nat.forget();
+
+    let mut device = begin(stage, &nat.address, &[&psk(KEY), suite])?;
+    device.registers()?;
+    ensure!(nat.port()? == port, "the port has changed");
+    ensure!(
+        nat.handshakes() == 1,
+        "it took {} handshakes",
+        nat.handshakes()
+    );
+    // The new one begins with the value that every device begins with.
+    served(&gateway, &mut device, "sec1")?;
+    step!("from port {port} it handshook again once, and was served");
+    Ok(())
+}
