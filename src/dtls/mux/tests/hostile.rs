@@ -1,31 +1,37 @@
 //! Bytes of all kinds, thrown at both ends.
 
+use std::ops::Range;
+
 use rand::RngExt;
 
 use super::*;
 
-/// Real traffic, changed at random, cut, joined and sent from anywhere: no panic, and tables that
-/// agree with each other.
 #[test]
 fn random_datagrams_do_no_harm() {
     for make in [plain, without_cid, costly] {
-        for seed in 0..20 {
-            let mut rng = StdRng::seed_from_u64(seed);
-            let limits = Limits {
-                sessions: 4,
-                handshakes: 4,
-                handshakes_per_source: 3,
-                ..Limits::default()
-            };
-            let mut rig = Rig::with_limits(&make, limits);
-            for number in 0..4 {
-                rig.join_with_cid(&make, number, credential("device"), &[1]);
-            }
-            for _ in 0..1000 {
-                step(&mut rig, &mut rng, &make);
-                check(&rig.server);
-                rig.clients.iter().for_each(|client| check(&client.mux));
-            }
+        random_datagrams(&make, 0..20);
+    }
+}
+
+/// Real traffic, changed at random, cut, joined and sent from anywhere: no panic, and tables that
+/// agree with each other.
+pub(super) fn random_datagrams(make: MakeEngines<'_>, seeds: Range<u64>) {
+    for seed in seeds {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let limits = Limits {
+            sessions: 4,
+            handshakes: 4,
+            handshakes_per_source: 3,
+            ..Limits::default()
+        };
+        let mut rig = Rig::with_limits(make, limits);
+        for number in 0..4 {
+            rig.join_with_cid(make, number, credential("device"), &[1]);
+        }
+        for _ in 0..1000 {
+            step(&mut rig, &mut rng, make);
+            check(&rig.server);
+            rig.clients.iter().for_each(|client| check(&client.mux));
         }
     }
 }

@@ -3,6 +3,8 @@
 mod basics;
 mod bounds;
 mod hostile;
+#[cfg(feature = "dtls")]
+mod mbedtls;
 mod moving;
 mod replacing;
 mod saving;

@@ -4,7 +4,7 @@ use super::*;
 use crate::dtls::mux::{Malformed, Saved};
 
 /// Restarts the server: what was saved goes through bytes into another one.
-fn restart(rig: &mut Rig, make: MakeEngines<'_>) -> usize {
+pub(super) fn restart(rig: &mut Rig, make: MakeEngines<'_>) -> usize {
     let saved: Vec<_> = rig
         .server
         .save()
