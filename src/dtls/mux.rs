@@ -255,6 +255,7 @@ impl Mux {
             self.outputs.push_back(Output::Datagram { route, bytes });
             return;
         };
+        let mark = hello::mark(&cookie);
 
         let here = self.routes.get(&route).copied().unwrap_or_default();
         let standing = |index: Option<Index>| index.and_then(|index| self.sessions.at(index));
@@ -269,12 +270,12 @@ impl Mux {
             self.counters.bad_hellos += 1;
             return;
         }
-        if live.is_some_and(|live| live.cookie == cookie) {
+        if live.is_some_and(|live| live.cookie == mark) {
             self.counters.late_hellos += 1;
             return;
         }
         if let Some(index) = here.unfinished {
-            if unfinished.is_some_and(|handshake| handshake.cookie == cookie) {
+            if unfinished.is_some_and(|handshake| handshake.cookie == mark) {
                 self.advance(now, index, first.whole);
                 return;
             }
@@ -306,7 +307,7 @@ impl Mux {
             role: Role::Server,
             dtls,
             cid: Some(cid),
-            cookie,
+            cookie: mark,
             costly,
         };
         if let Some(index) = self.begin(now, opening) {
@@ -343,7 +344,7 @@ impl Mux {
             role: Role::Client,
             dtls,
             cid,
-            cookie: [0; _],
+            cookie: None,
             costly,
         };
         let index = self

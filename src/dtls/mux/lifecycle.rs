@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use crate::dtls::hello::Cookie;
+use crate::dtls::hello::CookieMark;
 use crate::dtls::mux::bounds::Source;
 use crate::dtls::mux::session::{Handshake, Index, Live, Role, Session, Stage};
 use crate::dtls::mux::{Here, Mux, Output};
@@ -25,8 +25,8 @@ pub(super) struct Opening {
     pub(super) dtls: Box<dyn DtlsSession>,
     /// What the peer is to send.
     pub(super) cid: Option<Cid>,
-    /// What the client has proven; zero in the client's role.
-    pub(super) cookie: Cookie,
+    /// What the client has proven; none in the client's role.
+    pub(super) cookie: Option<CookieMark>,
     pub(super) costly: bool,
 }
 

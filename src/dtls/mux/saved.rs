@@ -266,7 +266,7 @@ impl Mux {
             cid,
             role: saved.role,
             timed: false,
-            cookie: [0; _],
+            cookie: None,
             stage: Stage::Live(Live {
                 identity: identity.clone(),
                 newest: saved.newest,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::dtls::hello::Cookie;
+use crate::dtls::hello::CookieMark;
 use crate::dtls::record::Cid;
 use crate::dtls::{DtlsSession, PeerIdentity};
 use crate::route::Route;
@@ -35,8 +35,9 @@ pub(super) struct Session {
     pub(super) role: Role,
     /// Whether `Timers` has an entry.
     pub(super) timed: bool,
-    /// The cookie that it began with; zero in the client's role, and after a restart.
-    pub(super) cookie: Cookie,
+    /// What tells the cookie that it began with from others; none in the client's role, and after
+    /// a restart.
+    pub(super) cookie: Option<CookieMark>,
     pub(super) stage: Stage,
 }
 

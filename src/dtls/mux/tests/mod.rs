@@ -22,7 +22,10 @@ use rand::rngs::StdRng;
 use crate::dtls::limits::Limits;
 use crate::dtls::mux::{Mux, Output, SessionId, Work};
 use crate::dtls::plain::{CCM_8, COSTLY, Plain};
-use crate::dtls::{Connect, Credential, Engine, Fatal, Keys, PeerIdentity};
+use crate::dtls::record::records;
+use crate::dtls::{
+    Accept, Connect, Credential, DtlsSession, Engine, Event, Fatal, Keys, PeerIdentity, Suites,
+};
 use crate::route::Route;
 use crate::secret::Secret;
 use crate::time::{Instant, Now, UnixTime};
@@ -67,6 +70,92 @@ fn costly(seed: u64) -> Engines {
     Engines {
         server: Box::new(seeded(seed).with_suites(&suites)),
         client: Box::new(seeded(!seed).with_suites(&suites)),
+    }
+}
+
+/// Engines whose sessions insist on what the mux promises: once they are established, one record
+/// at a time, and no unprotected one.
+pub(crate) fn strict(seed: u64) -> Engines {
+    let Engines { server, client } = plain(seed);
+    Engines {
+        server: Box::new(Strict(server)),
+        client: Box::new(Strict(client)),
+    }
+}
+
+struct Strict(Box<dyn Engine>);
+
+struct StrictSession {
+    inner: Box<dyn DtlsSession>,
+    established: bool,
+}
+
+impl Strict {
+    fn session(inner: Box<dyn DtlsSession>) -> Box<dyn DtlsSession> {
+        Box::new(StrictSession {
+            inner,
+            established: false,
+        })
+    }
+}
+
+impl Engine for Strict {
+    fn accept(&self, now: Now, accept: Accept<'_>) -> Result<Box<dyn DtlsSession>, Fatal> {
+        self.0.accept(now, accept).map(Self::session)
+    }
+
+    fn connect(&self, now: Now, connect: &Connect) -> Result<Box<dyn DtlsSession>, Fatal> {
+        self.0.connect(now, connect).map(Self::session)
+    }
+
+    fn restore(&self, now: Now, saved: &[u8]) -> Result<Box<dyn DtlsSession>, Fatal> {
+        self.0.restore(now, saved).map(Self::session)
+    }
+
+    fn is_costly(&self, offered: Suites<'_>) -> bool {
+        self.0.is_costly(offered)
+    }
+}
+
+impl DtlsSession for StrictSession {
+    fn datagram(&mut self, now: Now, datagram: &[u8]) -> Result<(), Fatal> {
+        if self.established {
+            let all: Vec<_> = records(datagram).collect();
+            assert_eq!(all.len(), 1);
+            assert_eq!(all[0].whole, datagram);
+            assert_ne!(all[0].epoch(), 0);
+        }
+        self.inner.datagram(now, datagram)
+    }
+
+    fn timeout(&mut self, now: Now) -> Result<(), Fatal> {
+        self.inner.timeout(now)
+    }
+
+    fn poll(&mut self) -> Event<'_> {
+        let event = self.inner.poll();
+        self.established |= matches!(event, Event::Established(_));
+        event
+    }
+
+    fn send(&mut self, application_data: &[u8]) -> Result<(), Fatal> {
+        self.inner.send(application_data)
+    }
+
+    fn close(&mut self) {
+        self.inner.close();
+    }
+
+    fn peer_cid(&self) -> &[u8] {
+        self.inner.peer_cid()
+    }
+
+    fn suite(&self) -> &'static str {
+        self.inner.suite()
+    }
+
+    fn save(self: Box<Self>) -> Option<Secret> {
+        self.inner.save()
     }
 }
 

@@ -64,6 +64,10 @@ mod without_connection_id {
     spoofed_datagrams!(super::super::without_cid);
 }
 
+mod with_an_engine_that_checks_what_it_is_given {
+    spoofed_datagrams!(super::super::strict);
+}
+
 /// Sends datagrams of this kind from the session's own address, from elsewhere, and to another
 /// listener, and checks that nobody could tell.
 pub(crate) fn leaves_a_live_session_working(make: MakeEngines<'_>, kind: Kind) {
