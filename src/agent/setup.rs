@@ -11,7 +11,7 @@ use crate::agent::mqtt::{self, Address};
 use crate::agent::run::Options;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
-use crate::gateway::{Limits, Settings, Setup};
+use crate::gateway::{Limits, Replies, Settings, Setup};
 use crate::mapping::{Compiled, Plan};
 use crate::server;
 
@@ -77,6 +77,10 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             id: name.clone(),
             base_topic: base.clone(),
             last_seen_interval: config.mqtt.last_seen_interval,
+            replies: Replies {
+                filters: config.mqtt.reply_topics.clone(),
+                discovery_prefix: config.homeassistant.prefix.clone(),
+            },
             server: server::Settings {
                 join,
                 lifetime_grace: config.devices.lifetime_grace,

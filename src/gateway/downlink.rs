@@ -10,7 +10,7 @@ use crate::gateway::json::{Source, to_json};
 use crate::gateway::publish::{Message, Properties, Publish};
 use crate::gateway::reply::{CommandError, ErrorKind, Reply, Status};
 use crate::gateway::topics::Verb;
-use crate::gateway::understand::Ask;
+use crate::gateway::understand::{Ask, holds_keys};
 use crate::gateway::uplink::Arrival;
 use crate::gateway::{Event, Gateway, Purpose};
 use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
@@ -82,12 +82,21 @@ impl Gateway {
             .response_topic
             .as_deref()
             .or(body.reply_to.as_deref());
-        let forbidden = wanted.filter(|topic| self.topics.is_forbidden_reply(topic));
-        let topic = match (wanted, forbidden) {
+        let objection = wanted.and_then(|topic| {
+            let taken = self.holders.contains_key(topic) || self.plan.publishes_on(topic);
+            let taken = taken.then_some("values of devices are published there");
+            self.topics.reply_objection(topic).or(taken)
+        });
+        let topic = match (wanted, objection) {
             (Some(topic), None) => topic.into(),
             _ => self.topics.device(device, "reply"),
         };
-        let error = forbidden.map(|topic| CommandError::new(ErrorKind::Parse, format!("no answer can go to {topic}: it is the gateway's own, or no topic to publish on")));
+        let error = objection.map(|objection| {
+            CommandError::new(
+                ErrorKind::Parse,
+                format!("no answer can go where it was wanted: {objection}"),
+            )
+        });
         (
             Asker {
                 id,
@@ -122,6 +131,12 @@ impl Gateway {
             path,
             steps,
         } = self.understand(device, verb, body)?;
+        if let Some(step) = steps.iter().find(|step| holds_keys(step.path())) {
+            return Err(CommandError::new(
+                ErrorKind::Access,
+                format!("{} holds keys, which are never on MQTT", step.path()),
+            ));
+        }
         if self.server.registration(device).is_none() {
             return Err(CommandError::passing(
                 ErrorKind::Offline,
@@ -261,11 +276,15 @@ impl Gateway {
     ) {
         let Answer {
             code,
-            records,
+            mut records,
             problems,
             links,
             ..
         } = answer;
+        // Whatever a device adds to what it was asked for.
+        let came = records.len();
+        records.retain(|record| !holds_keys(&record.path));
+        self.counters.secrets += (came - records.len()) as u64;
         let mut reply = Reply {
             code: code.map(|code| code.to_string()),
             ..Reply::default()

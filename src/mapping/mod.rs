@@ -16,8 +16,9 @@ mod transform;
 
 use std::sync::Arc;
 
+pub use compile::RESERVED;
 pub use compile::{Compiled, Source};
-pub use name::{MAX_NAME, clean, clean_name, suffixed};
+pub use name::{MAX_NAME, breaks_text, clean, clean_name, suffixed};
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
 pub use profile::{Format, Kind, Profile, Route, Signal, Unmapped};
@@ -89,6 +90,12 @@ impl Plan {
     pub fn hash(&self) -> String {
         let hashes: String = self.profiles().map(Profile::hash).collect();
         name::short_hash(hashes.as_bytes())
+    }
+
+    /// Whether a topic outside `{base}/d/` is one that a mapping publishes values on, of whatever
+    /// device.
+    pub fn publishes_on(&self, topic: &str) -> bool {
+        self.profiles().any(|profile| profile.publishes_on(topic))
     }
 
     /// Every profile, in the order in which they are tried.

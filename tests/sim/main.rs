@@ -6,3 +6,4 @@ mod broker;
 mod commands;
 mod devices;
 mod rig;
+mod safety;

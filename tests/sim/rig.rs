@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lwm2mqtt::coap::{self, Code, Endpoint, IncomingId, Observe, Peer, Request, Response, Token};
 use lwm2mqtt::gateway::outbox::{Session, Ticket};
-use lwm2mqtt::gateway::publish::Qos;
-use lwm2mqtt::gateway::{Event, Gateway, Input, Limits, Message, Output, Settings, Setup};
+use lwm2mqtt::gateway::publish::{Publish, Qos};
+use lwm2mqtt::gateway::{Event, Gateway, Input, Limits, Message, Output, Replies, Settings, Setup};
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
@@ -98,11 +98,17 @@ impl Rig {
 
     /// The same with mappings.
     pub fn with_plan(plan: Plan) -> Self {
+        Self::with(plan, Replies::default())
+    }
+
+    /// The same with mappings and what is said about where replies may go.
+    pub fn with(plan: Plan, replies: Replies) -> Self {
         let setup = Setup {
             settings: Settings {
                 id: "gw".into(),
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
+                replies,
                 server: server::Settings {
                     join: Join::Open,
                     lifetime_grace: Duration::from_secs(30),
@@ -337,6 +343,7 @@ impl Rig {
         }
         while let Some(outgoing) = self.gateway.next_publish() {
             assert!(self.broker.connected, "published without a broker");
+            assert_acceptable(outgoing.publish);
             let topic = outgoing.publish.topic.to_string();
             let payload = outgoing.publish.payload.clone();
             self.broker.log.push((topic.clone(), payload.clone()));
@@ -424,6 +431,25 @@ impl Device {
             .filter(|request| request.method == method)
             .map(|request| format!("/{}", request.path.join("/")))
             .collect()
+    }
+}
+
+/// Whatever is published, no broker ends the connection for its sake: mosquitto does for a control
+/// character or a noncharacter in a topic or a property (MQTT 5 §1.5.4, §4.7.3).
+fn assert_acceptable(publish: &Publish) {
+    let topic = &*publish.topic;
+    assert!(!topic.is_empty() && !topic.starts_with('$'), "{topic:?}");
+    assert!(!topic.contains(['+', '#']), "{topic:?}");
+    let properties = publish.properties.iter();
+    let texts = properties.flat_map(|properties| &properties.user);
+    let texts = texts.flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    for text in texts.chain([topic]) {
+        let refused = |c: char| {
+            c.is_control()
+                || ('\u{FDD0}'..='\u{FDEF}').contains(&c)
+                || matches!(u32::from(c) % 0x1_0000, 0xFFFE | 0xFFFF)
+        };
+        assert!(!text.contains(refused) && text.len() < 0x1_0000, "{text:?}");
     }
 }
 

@@ -2,12 +2,13 @@
 
 use super::{Scope, Selector};
 use crate::diagnostic::{Item, suggestion};
+use crate::mapping::name::breaks_text;
 use crate::mapping::pattern::PathPattern;
 use crate::mapping::select::EndpointPattern;
 use crate::mapping::template::{Field, Template, TemplateError};
 
 /// What the gateway itself uses below `{base}/d/{device}/`.
-const RESERVED: [&str; 11] = [
+pub const RESERVED: [&str; 11] = [
     "set",
     "get",
     "do",
@@ -76,7 +77,7 @@ fn objection(template: &Template, base: &str) -> Option<(&'static str, &'static 
             "remove `+` and `#`",
         ));
     }
-    if sample.chars().any(char::is_control) {
+    if sample.chars().any(breaks_text) {
         return Some(("a topic has no control characters", "remove them"));
     }
     if sample.split('/').any(str::is_empty) {
