@@ -411,26 +411,9 @@ impl Gateway {
         reply_to: Option<String>,
         message: &Message,
     ) -> (Asker, Option<AdminError>) {
-        self.command_count += 1;
-        let id = id.unwrap_or_else(|| format!("{}-{}", self.boot_tag(), self.command_count));
-        let wanted = message.response_topic.as_deref().or(reply_to.as_deref());
-        let forbidden = wanted.is_some_and(|topic| self.topics.is_forbidden_reply(topic));
-        let topic = match wanted {
-            Some(topic) if !forbidden => topic.into(),
-            _ => self.topics.bridge(&format!("response/{verb}")),
-        };
-        let error = forbidden.then(|| {
-            AdminError::parse(
-                "no answer can go to that topic: it is the gateway's own, or no topic to publish on"
-                    .to_owned(),
-            )
-        });
-        let asker = Asker {
-            id,
-            topic,
-            correlation: message.correlation.clone(),
-        };
-        (asker, error)
+        let usual = self.topics.bridge(&format!("response/{verb}"));
+        let (asker, objection) = self.asker_of(id, reply_to.as_deref(), message, usual);
+        (asker, objection.map(AdminError::parse))
     }
 
     fn answer_admin(
