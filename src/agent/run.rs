@@ -78,6 +78,8 @@ impl Agent {
     /// returns; the broker may be away for as long as it likes.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let clock = Clock::start();
+        // First of all: that another agent runs is the better explanation of an address in use.
+        let (mut local, stored) = Local::open(options.local, clock)?;
         let sockets = Sockets::bind(&options.listeners)?;
         let addresses = sockets.addresses();
         let mut setup = options.gateway;
@@ -85,7 +87,6 @@ impl Agent {
             .iter()
             .map(|address| format!("coap://{address}"))
             .collect();
-        let (mut local, stored) = Local::open(options.local, clock)?;
         setup.settings.has_store = local.has_store();
         let mut gateway = Gateway::new(clock.now(), setup);
         for refused in gateway.restore(clock.now(), stored) {

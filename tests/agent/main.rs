@@ -11,6 +11,7 @@
 )]
 
 mod broker;
+mod credentials;
 mod device;
 mod gateway;
 mod mqtt;

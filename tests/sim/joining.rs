@@ -40,7 +40,7 @@ fn refusal(rig: &Rig) -> String {
         Event::RegistrationRefused { code, detail, .. } => Some(format!("{code} {detail}")),
         _ => None,
     });
-    refusals.last().unwrap()
+    refusals.collect::<Vec<_>>().pop().unwrap()
 }
 
 fn said(rig: &Rig, event: &Event) -> bool {
@@ -52,6 +52,8 @@ fn with_join_known_a_stranger_is_refused_until_it_is_approved() {
     let mut rig = rig(Join::Known);
     let device = rig.add_device();
     assert_eq!(register(&mut rig, device, "dev1"), Code::FORBIDDEN);
+    // Why, the operator is told, and not whoever sent a datagram.
+    assert!(rig.devices[device].responses[0].payload.is_empty());
     assert!(
         refusal(&rig).starts_with("4.03 endpoint \"dev1\" is not known; give it a credential with `lwm2mqtt device add dev1 --psk-generate`"),
         "{}",
@@ -189,9 +191,11 @@ fn of_a_removed_device_nothing_stays_on_mqtt() {
     rig.connect();
     rig.run(Duration::from_secs(5));
     assert_eq!(below(&rig), 0);
-    // It may come back, and everything stands again.
+    // It may come back, as what it is called now, and everything stands again.
+    rig.administer(&json!({ "verb": "device/approve", "endpoint": "dev1", "name": "cellar" }));
     assert_eq!(register(&mut rig, device, "dev1"), Code::CREATED);
     assert_eq!(below(&rig), 3);
+    assert!(rig.broker.retained.contains_key("lwm2mqtt/d/cellar"));
 }
 
 #[test]
