@@ -55,6 +55,17 @@ impl Gateway {
             );
             self.devices
                 .push(Device::new(name, profile.clone(), now.unix));
+        } else if let Some(old) = self
+            .device(id)
+            .filter(|device| device.removed)
+            .map(|device| device.name.clone())
+        {
+            // It comes back as what the operator calls it now.
+            self.by_name.remove(&old);
+            let name = self.claim_name(&wanted, &endpoint, id);
+            if let Some(device) = self.device_mut(id) {
+                device.name = name;
+            }
         }
         let Some(device) = self.devices.get_mut(id.0 as usize) else {
             return;
