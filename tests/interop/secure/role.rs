@@ -86,7 +86,7 @@ pub fn cases() -> Vec<Case> {
 
 const PSK: [&str; 4] = ["--psk-identity", "id1", "--psk-key", KEY];
 
-/// One simulated device, `dev-1`, towards this server.
+/// One simulated device, `dev-0`, towards this server.
 fn simulate(stage: &Stage, server: &str, credential: &[&str]) -> Result<Process> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lwm2mqtt"));
     command.args(["simulate", "--server", &format!("coaps://{server}")]);
@@ -144,7 +144,7 @@ fn s_server(stage: &Stage, server: &[&str], credential: &[&str]) -> Result<()> {
         .with_context(|| format!("no Register came: {}", server.printed()))?;
     let answer = answer.with_context(|| format!("s_server ended: {}", server.printed()))?;
     ensure!(
-        server.printed().contains("ep=dev-1"),
+        server.printed().contains("ep=dev-0"),
         "no endpoint name in {}",
         server.printed()
     );
@@ -155,7 +155,7 @@ fn s_server(stage: &Stage, server: &[&str], credential: &[&str]) -> Result<()> {
 }
 
 fn s_server_x509(stage: &Stage, suite: &str) -> Result<()> {
-    let pki = Pki::of(stage, "dev-1")?;
+    let pki = Pki::of(stage, "dev-0")?;
     let cipher = format!("{suite}:@SECLEVEL=0");
     let files: Vec<_> = [
         "server.pem",
@@ -240,9 +240,9 @@ fn leshan(stage: &Stage, options: &[&str]) -> Result<(Process, u16)> {
 
 /// It registers, and is read.
 fn served(server: &mut Process, device: &mut Process) -> Result<()> {
-    let line = server.expect("registered dev-1")?;
+    let line = server.expect("registered dev-0")?;
     says(device, "registered")?;
-    server.tell("read dev-1 /3/0/0")?;
+    server.tell("read dev-0 /3/0/0")?;
     let read = server.expect("read /3/0/0")?;
     ensure!(read.contains("CONTENT(205)"), "{read}");
     step!("the server says: {line}; {read}");
@@ -250,7 +250,7 @@ fn served(server: &mut Process, device: &mut Process) -> Result<()> {
 }
 
 fn leshan_psk(stage: &Stage) -> Result<()> {
-    let (mut server, port) = leshan(stage, &[&format!("psk=dev-1:id1:{KEY}")])?;
+    let (mut server, port) = leshan(stage, &[&format!("psk=dev-0:id1:{KEY}")])?;
     let place = format!("127.0.0.1:{port}");
     let mut device = simulate(
         stage,
@@ -265,12 +265,12 @@ fn leshan_psk(stage: &Stage) -> Result<()> {
 }
 
 fn leshan_x509(stage: &Stage) -> Result<()> {
-    let pki = Pki::of(stage, "dev-1")?;
+    let pki = Pki::of(stage, "dev-0")?;
     let parts = [
         text(&pki.file("server.der"))?.to_owned(),
         text(&pki.file("server.key.der"))?.to_owned(),
         text(&pki.file("ca.der"))?.to_owned(),
-        "dev-1".to_owned(),
+        "dev-0".to_owned(),
     ];
     let (mut server, port) = leshan(stage, &[&format!("x509={}", parts.join(":"))])?;
     let (cert, key, ca) = (
