@@ -298,10 +298,10 @@ CASES = {
     "R1 10 000 registrations, 40 at once": registrations,
     "R1 burst, 2 000 at once": burst,
     "U1 updates, closed loop": updates,
-    "N1 NON TLV to QoS 0, 10 k/s": notifications(10_000),
-    "N1 NON TLV to QoS 0, 30 k/s": notifications(30_000),
-    "N1 NON TLV to QoS 0, 60 k/s": notifications(60_000),
-    "N1 NON TLV to QoS 0, 100 k/s": notifications(100_000),
+    "N1 NON to QoS 0, 10 k/s": notifications(10_000),
+    "N1 NON to QoS 0, 30 k/s": notifications(30_000),
+    "N1 NON to QoS 0, 60 k/s": notifications(60_000),
+    "N1 NON to QoS 0, 100 k/s": notifications(100_000),
     "N1 latency at 5 k/s": latency(5_000),
 }
 

@@ -27,7 +27,7 @@
 
 enum { URI_PATH = 11, URI_QUERY = 15, CONTENT_FORMAT = 12, ACCEPT = 17, OBSERVE = 6, LOCATION_PATH = 8 };
 enum { GET = 1, POST = 2, FETCH = 5, CREATED = 0x41, CHANGED = 0x44, CONTENT = 0x45, NOT_FOUND = 0x84 };
-enum { TEXT = 0, TLV = 11542 };
+enum { TEXT = 0, SENML_CBOR = 112, TLV = 11542 };
 enum { SEGMENTS = 4, SEGMENT = 24, OBSERVATIONS = 2, DATAGRAM = 2048, SAMPLES = 4000000 };
 
 enum state { HANDSHAKING, REGISTERING, REGISTERED, DEAD };
@@ -138,11 +138,15 @@ static void add_value(struct message *message, int format) {
     }
     uint64_t bits;
     memcpy(&bits, &value, 8);
-    // A resource with a value of 8 bytes (LwM2M Core 1.1 §7.4.3); 5700 is 0x1644.
-    uint8_t tlv[12] = {0xe8, 0x16, 0x44, 8};
-    for (int i = 0; i < 8; i++)
-        tlv[4 + i] = bits >> (56 - 8 * i);
-    add_payload(message, tlv, sizeof tlv);
+    // [{0: "/3303/0/5700", 2: a double}] (RFC 8428 §6), or a resource with a value of 8 bytes (LwM2M Core 1.1 §7.4.3), in which
+    // 5700 is 0x1644.
+    static const char senml[] = "\x81\xa2\x00\x6c/3303/0/5700\x02\xfb", tlv[] = "\xe8\x16\x44\x08";
+    uint8_t bytes[sizeof senml + 8];
+    size_t length = format == SENML_CBOR ? sizeof senml - 1 : sizeof tlv - 1;
+    memcpy(bytes, format == SENML_CBOR ? senml : tlv, length);
+    for (int shift = 56; shift >= 0; shift -= 8)
+        bytes[length++] = bits >> shift;
+    add_payload(message, bytes, length);
 }
 
 static void transmit(struct device *device, const void *bytes, size_t length) {
@@ -319,7 +323,7 @@ static void hear_request(struct device *device, const struct heard *heard) {
     uint16_t id = heard->type == 0 ? heard->id : ++device->message_id;
     begin(&message, type, code, id, heard->token, heard->token_length);
     if (value) {
-        int format = heard->accept >= 0 ? heard->accept : TLV;
+        int format = heard->accept == TEXT || heard->accept == SENML_CBOR ? heard->accept : TLV;
         struct observation *observation = heard->observe == 0 ? observe(device, heard) : NULL;
         if (observation) {
             observation->format = format;
