@@ -15,11 +15,12 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lwm2mqtt::coap::{self, Code, Endpoint, Request, Response};
 use lwm2mqtt::gateway::outbox::Session;
-use lwm2mqtt::gateway::{Gateway, Input, Limits, Output, Settings, Setup};
+use lwm2mqtt::gateway::{AdminAccess, Gateway, Input, Limits, Output, Settings, Setup};
 use lwm2mqtt::lwm2m::codec::{self, Context};
 use lwm2mqtt::lwm2m::{ContentFormat, Models, Path, Record, Value};
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
+use lwm2mqtt::server::credentials::Policy;
 use lwm2mqtt::server::{self, Join};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 
@@ -106,14 +107,21 @@ impl Pair {
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
                 server: server::Settings {
-                    join: Join::Open,
+                    policy: Policy {
+                        join: Join::Open,
+                        ..Policy::default()
+                    },
                     lifetime_grace: Duration::from_secs(30),
+                    listeners: Vec::new(),
+                    bootstrap_profiles: Default::default(),
                 },
-                listeners: Vec::new(),
+                admin: AdminAccess::All,
+                has_store: true,
             },
             limits: Limits::default(),
             parameters: coap::Parameters::default(),
             models: Arc::new(Models::builtin()),
+            engine: None,
             plan: Plan::unmapped("lwm2mqtt"),
             seed: [1; 32],
         };
@@ -178,7 +186,7 @@ impl Pair {
                 Output::Datagram { bytes, .. } => {
                     self.device.receive(self.now.instant, DEVICE.into(), &bytes)
                 }
-                Output::Event(_) => {}
+                Output::Event(_) | Output::Store(_) => {}
                 Output::Timeout(_) => break,
             }
         }

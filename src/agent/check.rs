@@ -8,9 +8,11 @@ use serde_json::json;
 use toml::de::DeTable;
 
 use crate::agent::cli::EXIT_CONFIG;
-use crate::agent::config::{self, Config, Missing, Sources, files};
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::agent::config::{self, AttachmentFiles, Config, Missing, Sources, files};
+use crate::diagnostic::{Diagnostic, Severity, Source};
+use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
+use crate::server::bootstrap::Profiles;
 
 /// Sections that only a configuration has.
 const CONFIGURATION: [&str; 10] = [
@@ -69,7 +71,7 @@ pub fn run(config: Option<&Path>, paths: &[PathBuf], json: bool) -> ExitCode {
     }
 }
 
-/// Checks a configuration, and the object files and mappings that it names.
+/// Checks a configuration, and the object files, mappings and bootstrap profiles that it names.
 pub fn check_configuration(sources: &Sources) -> Report {
     let loaded = Config::load_from(sources);
     let mut report = Report {
@@ -79,15 +81,25 @@ pub fn check_configuration(sources: &Sources) -> Report {
     let config = loaded.partial;
     let (models, found) = config::models(&config.models.paths);
     report.diagnostics.extend(found);
-    let (sources, found) = config::mapping_sources(&config.mappings.paths);
+    let (sources, found) = config::toml_sources(&config.mappings.paths);
     report.diagnostics.extend(found);
     report.files += sources.len();
     let compiled = Plan::compile(&sources, &models, &config.mqtt.base_topic);
     report.diagnostics.extend(compiled.diagnostics);
+    let (sources, found) = config::toml_sources(&config.devices.bootstrap.profiles);
+    report.diagnostics.extend(found);
+    report.files += sources.len();
+    report.diagnostics.extend(check_profiles(&sources, &models));
     report
 }
 
-/// Checks mapping files, object files and configuration files; of folders all that end in `.toml`
+/// Keys that cannot be read here may be readable where the profiles are used.
+fn check_profiles(sources: &[Source], models: &Models) -> Vec<Diagnostic> {
+    let attachments = AttachmentFiles::of_process(Missing::Warning);
+    Profiles::compile(sources, models, &attachments).diagnostics
+}
+
+/// Checks mapping files, bootstrap profiles, object files and configuration files; of folders all that end in `.toml`
 /// and `.xml`. Object files given here are known to the mappings given here.
 pub fn check_paths(paths: &[PathBuf]) -> Report {
     let mut report = Report::default();
@@ -111,8 +123,12 @@ pub fn check_paths(paths: &[PathBuf]) -> Report {
     }
     let (models, found) = config::models(&models);
     report.diagnostics.extend(found);
-    let (sources, found) = config::mapping_sources(&mappings);
+    let (sources, found) = config::toml_sources(&mappings);
     report.diagnostics.extend(found);
+    let (profiles, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_profile);
+    report
+        .diagnostics
+        .extend(check_profiles(&profiles, &models));
     let base = Config::default().mqtt.base_topic;
     report
         .diagnostics
@@ -137,6 +153,15 @@ fn expand(paths: &[PathBuf], diagnostics: &mut Vec<Diagnostic>) -> Vec<PathBuf> 
         }
     }
     found
+}
+
+/// Whether a file is a bootstrap profile and not a mapping, by its tables.
+fn is_profile(source: &Source) -> bool {
+    let (document, _) = DeTable::parse_recoverable(&source.text);
+    let has = |key| document.get_ref().contains_key(key);
+    ["server", "bootstrap", "acl", "object"]
+        .into_iter()
+        .any(has)
 }
 
 /// Whether a file is a configuration and not a mapping, by its sections.
@@ -228,6 +253,30 @@ mod tests {
         let report = check_paths(&[file("src/agent/config/template.toml")]);
         assert_eq!(codes(&report), ["no-listener"]);
         assert_eq!(report.count(Severity::Error), 0);
+    }
+
+    #[test]
+    fn a_file_with_accounts_is_checked_as_a_bootstrap_profile() {
+        let folder = std::env::temp_dir().join(format!("lwm2mqtt-profile-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let profile = folder.join("a.toml");
+        let text = "schema = 1\n[profile]\nid = \"a\"\n[match]\nendpoint = \"*\"\n[[server]]\n\
+                    uri = \"coaps://gw.example\"\nshort_server_id = 0\nkey = { file = \"/no/such\" }\n";
+        std::fs::write(&profile, text).unwrap();
+        let named = folder.join("lwm2mqtt.toml");
+        let text = format!("[devices.bootstrap]\nprofiles = [{profile:?}]\n");
+        std::fs::write(&named, text).unwrap();
+        let alone = check_paths(std::slice::from_ref(&profile));
+        let with_configuration = check_configuration(&Sources {
+            file: Some(named),
+            environment: Vec::new(),
+            ..Sources::of_process(None)
+        });
+        std::fs::remove_dir_all(&folder).unwrap();
+        // The key may be there where the profile is used; the number will not be another one.
+        assert_eq!(codes(&alone), ["bad-server-id", "unreadable-secret"]);
+        assert_eq!(alone.count(Severity::Error), 1);
+        assert_eq!(codes(&with_configuration)[1..], codes(&alone));
     }
 
     #[test]

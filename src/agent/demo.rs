@@ -82,6 +82,7 @@ async fn demonstrate(args: Args, json: bool) -> anyhow::Result<()> {
     let server = *addresses.first().context("the gateway listens nowhere")?;
     let fleet = Fleet {
         server,
+        security: None,
         devices: args.devices,
         prefix: "demo-".into(),
         lifetime: 60,
@@ -153,6 +154,8 @@ fn gateway(broker: SocketAddr) -> Config {
     config.mqtt.url = format!("mqtt://{broker}");
     config.mqtt.base_topic = BASE.into();
     config.devices.coap = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    config.devices.coaps = Vec::new();
+    config.devices.bootstrap.coaps = Vec::new();
     config.devices.join = Join::Open;
     config
 }

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+mod dtls;
 pub mod entropy;
 pub mod log;
 pub mod mqtt;
@@ -23,3 +24,6 @@ pub mod run;
 pub mod setup;
 pub mod simulate;
 pub mod socket;
+pub mod store;
+pub mod takeover;
+mod worker;

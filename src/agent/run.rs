@@ -10,8 +10,11 @@ use tracing::{info, warn};
 
 use crate::agent::mqtt::{self, Link, Subscription};
 use crate::agent::socket::{DATAGRAM_MAX, Sockets};
+use crate::agent::takeover::Takeover;
+use crate::agent::worker::Worker;
 use crate::gateway::{Event, Gateway, Input, Output, Setup, Severity};
 use crate::route::Route;
+use crate::server::{Listener, Purpose};
 use crate::time::{Instant, Now, UnixTime};
 
 /// Datagrams taken at a time before MQTT gets its turn.
@@ -53,12 +56,25 @@ impl Clock {
 
 /// All that an agent is started with.
 pub struct Options {
-    /// Where devices reach us without security; port 0 is a free one.
-    pub listeners: Vec<SocketAddr>,
+    /// Where devices reach us.
+    pub listeners: Vec<Listen>,
     /// The core's part. Its listeners are filled in from the above.
     pub gateway: Setup,
     /// The broker. Will and subscriptions are filled in from the core.
     pub mqtt: mqtt::Settings,
+    /// Where secure sessions are left over a restart; `None` for nowhere.
+    pub takeover: Option<Takeover>,
+}
+
+/// A socket to be bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Port 0 is a free one.
+    pub address: SocketAddr,
+    /// Whether what comes there is DTLS.
+    pub secure: bool,
+    /// What is served there.
+    pub purpose: Purpose,
 }
 
 /// The agent, bound and ready to serve.
@@ -67,6 +83,8 @@ pub struct Agent {
     sockets: Sockets,
     gateway: Gateway,
     link: Link,
+    worker: Worker,
+    takeover: Option<Takeover>,
 }
 
 impl Agent {
@@ -74,16 +92,26 @@ impl Agent {
     /// returns; the broker may be away for as long as it likes.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let clock = Clock::start();
-        let sockets = Sockets::bind(&options.listeners)?;
-        let addresses = sockets.addresses();
-        let mut setup = options.gateway;
-        setup.settings.listeners = addresses
+        let wanted: Vec<_> = options
+            .listeners
             .iter()
-            .map(|address| format!("coap://{address}"))
+            .map(|listen| listen.address)
             .collect();
-        let gateway = Gateway::new(clock.now(), setup);
-        for address in &addresses {
-            info!("devices reach us at coap://{address}");
+        let sockets = Sockets::bind(&wanted)?;
+        let mut setup = options.gateway;
+        let listeners = &mut setup.settings.server.listeners;
+        *listeners = options
+            .listeners
+            .iter()
+            .zip(sockets.addresses())
+            .map(|(listen, address)| listener(*listen, address))
+            .collect();
+        for listener in listeners.iter() {
+            announce(listener);
+        }
+        let mut gateway = Gateway::new(clock.now(), setup);
+        if let Some(takeover) = &options.takeover {
+            take_over(takeover, &mut gateway, clock.now());
         }
         let (requests, sentinel) = gateway.subscriptions();
         let link = mqtt::connect(mqtt::Settings {
@@ -100,6 +128,8 @@ impl Agent {
             sockets,
             gateway,
             link,
+            worker: Worker::start()?,
+            takeover: options.takeover,
         })
     }
 
@@ -124,6 +154,9 @@ impl Agent {
                 biased;
                 () = &mut stop => break,
                 event = self.link.event() => self.on_link(event),
+                work = self.worker.done() => {
+                    self.gateway.handle(self.clock.now(), Input::Worked(work));
+                }
                 (route, length) = self.sockets.receive(&mut buffer) => {
                     self.receive(route, &buffer[..length]);
                     for _ in 1..BURST {
@@ -152,7 +185,9 @@ impl Agent {
                         tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
+                Output::Store(_) | Output::Admin { .. } => {}
                 Output::Event(event) => log(&event),
+                Output::Work(work) => self.worker.run(work),
                 Output::Timeout(at) => {
                     self.publish();
                     return at.map(|at| self.clock.at(at));
@@ -215,6 +250,53 @@ impl Agent {
             );
         }
         self.link.close(Duration::from_secs(1)).await;
+        if let Some(takeover) = &self.takeover {
+            let sessions = self.gateway.save_sessions();
+            if let Err(error) = takeover.leave(&sessions) {
+                warn!("secured devices will have to handshake again: {error:#}");
+            }
+        }
+    }
+}
+
+fn listener(listen: Listen, address: SocketAddr) -> Listener {
+    let scheme = if listen.secure { "coaps" } else { "coap" };
+    Listener {
+        uri: format!("{scheme}://{address}"),
+        secure: listen.secure,
+        purpose: listen.purpose,
+    }
+}
+
+fn announce(listener: &Listener) {
+    let Listener {
+        uri,
+        secure,
+        purpose,
+    } = listener;
+    let whom = match purpose {
+        Purpose::Management => "devices reach us",
+        Purpose::Bootstrap => "devices are bootstrapped",
+    };
+    if *secure {
+        info!("{whom} at {uri}");
+    } else {
+        warn!(
+            "{whom} at {uri}, which is not secured: anyone who can send there can pretend to be a device"
+        );
+    }
+}
+
+/// Goes on with the sessions of the process before us.
+fn take_over(takeover: &Takeover, gateway: &mut Gateway, now: Now) {
+    match takeover.take() {
+        Ok(sessions) if sessions.is_empty() => {}
+        Ok(sessions) => {
+            let left = sessions.len();
+            let taken = gateway.restore_sessions(now, sessions);
+            info!("{taken} of {left} secure sessions go on from before the restart");
+        }
+        Err(error) => warn!("secured devices have to handshake again: {error:#}"),
     }
 }
 

@@ -1,24 +1,31 @@
 //! From the configuration to what an agent is started with.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tracing::warn;
 
-use crate::agent::config::{self, Config};
+use crate::agent::config::{self, AttachmentFiles, Config, Missing};
+use crate::agent::dtls;
 use crate::agent::entropy;
-use crate::agent::mqtt::{self, Address, AddressError};
-use crate::agent::run::Options;
+use crate::agent::mqtt::{self, Address};
+use crate::agent::run::{Listen, Options};
+use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
+use crate::gateway::admin::AdminAccess;
 use crate::gateway::{Limits, Settings, Setup};
+use crate::lwm2m::model::Models;
 use crate::mapping::{Compiled, Plan};
-use crate::server;
+use crate::server::bootstrap::Profiles;
+use crate::server::credentials::Policy;
+use crate::server::{self, Purpose};
 
 /// Why an agent cannot be started.
 #[derive(Debug)]
 pub enum Obstacle {
-    /// Mapping files have mistakes.
+    /// Mapping files or bootstrap profiles have mistakes.
     Mappings(Vec<Diagnostic>),
     /// Something else.
     Other(anyhow::Error),
@@ -54,7 +61,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     for problem in problems {
         warn!("{problem}");
     }
-    let (sources, mut diagnostics) = config::mapping_sources(&config.mappings.paths);
+    let (sources, mut diagnostics) = config::toml_sources(&config.mappings.paths);
     let base = &config.mqtt.base_topic;
     let Compiled {
         plan,
@@ -67,52 +74,104 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     for diagnostic in &diagnostics {
         warn!("{diagnostic}");
     }
+    let profiles = bootstrap_profiles(config, &models)?;
     let join = match config.devices.join {
         config::Join::Open => server::Join::Open,
-        config::Join::Known | config::Join::Window => server::Join::Known,
+        config::Join::Known => server::Join::Known,
+        config::Join::Window => server::Join::Window,
     };
     let name = config.gateway.name();
+    let listeners = listeners(&config.devices);
+    let is_secured = listeners.iter().any(|listen| listen.secure);
     let gateway = Setup {
         settings: Settings {
             id: name.clone(),
             base_topic: base.clone(),
             last_seen_interval: config.mqtt.last_seen_interval,
             server: server::Settings {
-                join,
+                policy: Policy {
+                    join,
+                    coap_from: Vec::new(),
+                },
                 lifetime_grace: config.devices.lifetime_grace,
+                listeners: Vec::new(),
+                bootstrap_profiles: Arc::new(profiles),
             },
-            listeners: Vec::new(),
+            admin: AdminAccess::default(),
+            has_store: false,
         },
         limits: Limits::default(),
         parameters: coap::Parameters::default(),
         models: Arc::new(models),
         plan,
+        engine: if is_secured {
+            Some(dtls::engine_of(&config.devices, Vec::new())?)
+        } else {
+            None
+        },
         seed: entropy::seed()?,
     };
     Ok(Options {
-        listeners: config.devices.coap.clone(),
+        listeners,
         gateway,
         mqtt: broker(config, &name)?,
+        takeover: is_secured.then(|| Takeover::new(&config.store.path)),
     })
+}
+
+/// The sockets that the configuration names. The bootstrap server's come with its first profile.
+fn listeners(devices: &config::Devices) -> Vec<Listen> {
+    let listen = |addresses: &[SocketAddr], secure| {
+        addresses
+            .iter()
+            .map(move |address| Listen {
+                address: *address,
+                secure,
+                purpose: Purpose::Management,
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut all = listen(&devices.coap, false);
+    all.extend(listen(&devices.coaps, true));
+    all
+}
+
+/// The profiles of the bootstrap server. One with a mistake is an obstacle: a device that it sends
+/// to the wrong place does not come back by itself.
+fn bootstrap_profiles(config: &Config, models: &Models) -> Result<Profiles, Obstacle> {
+    let (sources, mut diagnostics) = config::toml_sources(&config.devices.bootstrap.profiles);
+    let attachments = AttachmentFiles::of_process(Missing::Error);
+    let compiled = Profiles::compile(&sources, models, &attachments);
+    diagnostics.extend(compiled.diagnostics);
+    let sound = !diagnostics.iter().any(Diagnostic::is_error);
+    let Some(profiles) = compiled.profiles.filter(|_| sound) else {
+        return Err(Obstacle::Mappings(diagnostics));
+    };
+    for diagnostic in &diagnostics {
+        warn!("{diagnostic}");
+    }
+    Ok(profiles)
 }
 
 fn broker(config: &Config, name: &str) -> anyhow::Result<mqtt::Settings> {
     let mqtt = &config.mqtt;
-    let address: Address = match mqtt.url.parse() {
-        Ok(address) => address,
-        Err(error @ AddressError::NotBuilt(_)) => bail!(
-            "[mqtt] url {}: {error}. The agent does not connect in clear where security is asked for",
-            mqtt.url
+    let address: Address = mqtt
+        .url
+        .parse()
+        .with_context(|| format!("[mqtt] url {}", mqtt.url))?;
+    let password = match &mqtt.password {
+        None => None,
+        Some(password) => Some(
+            String::from_utf8(password.expose().to_vec())
+                .ok()
+                .context("[mqtt] password is not text in UTF-8")?,
         ),
-        Err(error) => return Err(error).with_context(|| format!("[mqtt] url {}", mqtt.url)),
     };
     Ok(mqtt::Settings {
         version: mqtt.version,
         username: mqtt.username.clone(),
-        password: mqtt
-            .password
-            .as_ref()
-            .map(|password| password.expose().to_owned()),
+        password,
+        tls: mqtt.tls.clone(),
         keep_alive: mqtt.keep_alive,
         seed: entropy::number()?,
         ..mqtt::Settings::new(

@@ -15,11 +15,11 @@ use crate::coap::dedup::{Deduplication, Fate, Identity};
 use crate::coap::exchange::{Purpose, Transmission};
 use crate::coap::link::{Links, slot_of};
 use crate::coap::message::{Kind, Malformed, Message, Parsed};
-use crate::coap::timers::Timers;
 use crate::coap::transfer::{self, Budget, Transfers};
 use crate::coap::types::{Code, Peer, Request, Response, Token};
 use crate::keyed::HashKey;
 use crate::time::Instant;
+use crate::timers::Timers;
 
 /// Transmission parameters (RFC 7252 §4.8).
 #[derive(Clone, Debug)]
@@ -436,6 +436,19 @@ impl Endpoint {
             }
         }
         self.links.close_if_idle(now, slot);
+    }
+
+    /// Carries over what is kept for one peer to another that is the same device by a new security
+    /// association: requests and observations go on there. What belongs to the Message IDs of the
+    /// old one (RFC 7252 §4.4) does not: custody of its notifications, and bodies half done.
+    pub fn rebind(&mut self, now: Instant, from: Peer, to: Peer) {
+        self.forget_peer(now, to);
+        self.transfers.forget_peer(from, &mut self.budget);
+        if let Some(slot) = self.links.rename(from, to)
+            && let Some(link) = self.links.link(slot)
+        {
+            link.receipts = Vec::new();
+        }
     }
 
     /// What was dropped or repeated so far.

@@ -120,6 +120,19 @@ impl Links {
         }
     }
 
+    /// Gives the link of one peer to another, which keeps none of its own; its slot.
+    pub(super) fn rename(&mut self, from: Peer, to: Peer) -> Option<u32> {
+        let slot = self.by_peer.remove(&from)?;
+        if let Some(old) = self.by_peer.insert(to, slot)
+            && let Some(place) = self.slots.get_mut(old as usize)
+        {
+            place.link = None;
+            self.vacant.push(old);
+        }
+        self.link(slot)?.peer = to;
+        Some(slot)
+    }
+
     /// The number of links.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

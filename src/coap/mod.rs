@@ -22,7 +22,6 @@ mod option;
 mod rig;
 #[cfg(test)]
 mod tests;
-pub(crate) mod timers;
 mod transfer;
 pub mod types;
 

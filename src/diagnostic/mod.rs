@@ -17,6 +17,16 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 pub use reader::{At, Reader};
 pub use table::{Item, Table};
 
+/// A file that a person wrote.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its path, for diagnostics; two files are of one folder when what stands before the last `/`
+    /// is the same.
+    pub file: String,
+    /// Its content.
+    pub text: String,
+}
+
 /// Bytes of source shown of one mistake at most: a line may be long, and so may what stands between
 /// a key and its value.
 const MAX_EXCERPT: usize = 2_000;

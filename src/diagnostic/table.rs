@@ -91,6 +91,42 @@ impl<'a> Table<'a> {
         item
     }
 
+    /// The tables of `[[key]]`; none where there are none.
+    pub fn tables(&mut self, key: &'static str) -> Vec<Self> {
+        let Some(item) = self.take(key) else {
+            return Vec::new();
+        };
+        if item.is_table() {
+            item.error(
+                "bad-type",
+                format!("there may be several of `{key}`"),
+                format!("write `[[{key}]]` with two brackets"),
+            );
+            return Vec::new();
+        }
+        let items = item.list("[{ … }]").unwrap_or_default();
+        items
+            .into_iter()
+            .filter_map(|item| item.table(key, "{ … }"))
+            .collect()
+    }
+
+    /// The `schema = 1` at the top of a file of `subject`, mappings for instance.
+    pub fn schema(&mut self, subject: &str) {
+        let Some(item) = self.require("schema", "begin the file with `schema = 1`") else {
+            return;
+        };
+        if let Some(version) = item.integer(0..=i64::MAX)
+            && version != 1
+        {
+            item.error(
+                "bad-schema",
+                format!("this version reads {subject} of schema 1, not {version}"),
+                "write `schema = 1`",
+            );
+        }
+    }
+
     /// Every entry, in the order of its keys; all are known from now on.
     ///
     /// For tables whose keys are chosen by the author.

@@ -5,11 +5,23 @@
 //! [`DtlsSession`]s; the mux owns them, finds the one that a datagram is for, and tells the layer
 //! above who is at the other end.
 
+pub(crate) mod hello;
+mod limits;
+#[cfg(feature = "dtls")]
+pub mod mbedtls;
+mod mux;
+pub mod plain;
+pub(crate) mod record;
+
 use std::fmt;
 use std::sync::Arc;
 
 use crate::secret::Secret;
 use crate::time::{Instant, Now};
+
+pub use limits::{Counters, Limits};
+pub use mux::{Malformed, Mux, Output, Saved, SessionId, Work};
+pub use record::CID_LENGTH;
 
 /// Makes sessions. What all sessions have in common (suites, our certificate, the authorities that
 /// we trust) belongs to the engine; when one of these changes, a new engine takes its place, and
@@ -147,7 +159,7 @@ pub enum ServerTrust {
 }
 
 /// Who is at the other end, proven by the handshake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerIdentity {
     /// It has the key of this PSK identity.
     Psk(Vec<u8>),

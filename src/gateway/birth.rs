@@ -52,7 +52,7 @@ struct SignalBirth<'a> {
 impl Gateway {
     /// The birth message of a device as it is now. Its signals are those that have shown a value.
     pub(super) fn birth_of(&self, id: DeviceId) -> Option<Publish> {
-        let device = self.device(id)?;
+        let device = self.device(id).filter(|device| !device.removed)?;
         let registration = self.server.registration(id);
         let objects = registration.map_or_else(BTreeMap::new, |registration| {
             let version = |object: &RegisteredObject| {

@@ -1,5 +1,6 @@
 //! The gateway's own messages, and what a broker that comes and goes needs (MQTT contract §3, §6).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::gateway::device::State;
 use crate::gateway::json::Quality;
 use crate::gateway::outbox::{Session, Ticket};
 use crate::gateway::publish::{Class, Publish, Qos};
-use crate::gateway::{Event, Gateway};
+use crate::gateway::{AdminAccess, Event, Gateway};
 use crate::mapping::Route;
 use crate::server::DeviceId;
 use crate::time::{Instant, Now};
@@ -31,6 +32,8 @@ const REFILL_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Broker {
     boot: String,
     link: Link,
+    /// Why the last connection or attempt ended, as it was said last.
+    away_because: String,
     /// Whether anything was ever delivered, so that it could have been lost.
     met: bool,
     /// The sentinel that was published last, the ticket it went with, and the one that the broker
@@ -84,6 +87,7 @@ impl Broker {
         Self {
             boot,
             link: Link::Away,
+            away_because: String::new(),
             met: false,
             sentinel: 0,
             sentinel_ticket: None,
@@ -107,10 +111,11 @@ impl Broker {
 impl Gateway {
     /// The topics to subscribe to: each request once, and the sentinel with its retained message.
     pub fn subscriptions(&self) -> (Vec<String>, String) {
-        (
-            self.topics.request_filters(),
-            self.topics.bridge("sentinel").to_string(),
-        )
+        let mut requests = self.topics.request_filters();
+        if self.settings.admin != AdminAccess::Off {
+            requests.push(self.topics.admin_filter());
+        }
+        (requests, self.topics.bridge("sentinel").to_string())
     }
 
     /// What the broker publishes when it loses the gateway (MQTT 5 §3.1.2.5).
@@ -130,7 +135,7 @@ impl Gateway {
             "gateway": self.settings.id,
             "version": env!("CARGO_PKG_VERSION"),
             "boot": self.broker.boot,
-            "listeners": self.settings.listeners,
+            "listeners": self.settings.server.listeners.iter().map(|listener| &listener.uri).collect::<Vec<_>>(),
         });
         Publish::state(self.topics.bridge("info"), info.to_string().into_bytes())
     }
@@ -193,10 +198,13 @@ impl Gateway {
 
     pub(super) fn on_disconnected(&mut self, reason: String) {
         self.outbox.disconnected();
-        // An attempt that failed is said once, not at each retry.
-        if self.broker.link != Link::Away {
-            self.say(Event::BrokerDisconnected { detail: reason });
+        // Why an attempt failed is said once, not at each retry.
+        if self.broker.link != Link::Away || self.broker.away_because != reason {
+            self.say(Event::BrokerDisconnected {
+                detail: reason.clone(),
+            });
         }
+        self.broker.away_because = reason;
         self.broker.link = Link::Away;
         self.broker.refill = None;
     }
@@ -366,13 +374,18 @@ impl Gateway {
     /// Says an event in the log, and on `bridge/event`. Complaints about peers are said so often
     /// only, and counted beyond.
     pub(super) fn report(&mut self, now: Now, event: Event) {
+        self.report_about(now, None, event);
+    }
+
+    /// The same about a peer at this address, which has a ration of its own.
+    pub(super) fn report_about(&mut self, now: Now, source: Option<IpAddr>, event: Event) {
         #[derive(Serialize)]
         struct Payload<'a> {
             #[serde(flatten)]
             event: &'a Event,
             time: String,
         }
-        if event.is_complaint() && !self.complaints.take(now.instant) {
+        if event.is_complaint() && !self.complaints.take(now.instant, source) {
             self.counters.events_suppressed += 1;
             return;
         }

@@ -37,6 +37,8 @@ pub struct Device {
     pub setup_running: Option<OperationId>,
     /// When the availability was last published because of a mere contact.
     pub seen_published: Instant,
+    /// Whether the operator removed it, so that nothing of it stands on MQTT.
+    pub removed: bool,
     /// The hash of the last birth message.
     pub birth: Option<u64>,
     /// When the next one is due, if anything changed.
@@ -63,6 +65,7 @@ impl Device {
             absent: Vec::new(),
             setup_running: None,
             seen_published: Instant::ZERO,
+            removed: false,
             birth: None,
             birth_due: None,
         }
@@ -167,6 +170,8 @@ pub enum Reason {
     LifetimeExpired,
     /// It did not answer.
     Unreachable,
+    /// What let it in is not valid any more.
+    Blocked,
 }
 
 /// Whether a device can be reached.

@@ -21,6 +21,10 @@ impl Gateway {
         if message.topic == *self.topics.bridge("sentinel") {
             return self.on_sentinel(now, &message.payload);
         }
+        if let Some(verb) = self.topics.parse_admin(&message.topic) {
+            let verb = verb.to_owned();
+            return self.on_admin_message(now, &verb, &message);
+        }
         let Some(request) = self.topics.parse_request(&message.topic) else {
             return;
         };

@@ -1,39 +1,102 @@
 //! What happens, for the log and for `{base}/bridge/event`.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use rand::Rng;
 use serde::Serialize;
 
+use crate::keyed::{self, KeyedMap};
 use crate::time::Instant;
 
-/// How many complaints may be said at once, and how long until another one may.
-const COMPLAINTS: u32 = 100;
-const COMPLAINT_INTERVAL: Duration = Duration::from_millis(200);
+/// How many complaints there may be at once, and how long until there may be another one.
+#[derive(Clone, Copy, Debug)]
+struct Ration {
+    most: u32,
+    interval: Duration,
+}
 
-/// What keeps a hostile peer from filling the log and the outbox with complaints about it: a
-/// bucket of [`COMPLAINTS`], refilled one by one.
+/// Of all peers together.
+const ALL: Ration = Ration {
+    most: 100,
+    interval: Duration::from_millis(200),
+};
+
+/// Of one address: enough for a person to see what is wrong with a device, or with a few behind
+/// one address.
+const ONE: Ration = Ration {
+    most: 5,
+    interval: Duration::from_secs(10),
+};
+
+/// Addresses that are remembered; beyond that the longest known is forgotten.
+const SOURCES: usize = 1_024;
+
+/// What keeps hostile peers from filling the log and the outbox with complaints about them, and one
+/// of them from hiding the others.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct Complaints {
+    all: Allowance,
+    by_source: KeyedMap<IpAddr, Allowance>,
+    /// In the order in which they came.
+    sources: VecDeque<IpAddr>,
+}
+
+impl Complaints {
+    pub(super) fn new(now: Instant, rng: &mut impl Rng) -> Self {
+        Self {
+            all: Allowance::new(now, ALL),
+            by_source: keyed::map(rng),
+            sources: VecDeque::new(),
+        }
+    }
+
+    /// Whether there may be one more, about this address if it is about one.
+    pub(super) fn take(&mut self, now: Instant, source: Option<IpAddr>) -> bool {
+        source.is_none_or(|source| self.of(now, source).take(now)) && self.all.take(now)
+    }
+
+    fn of(&mut self, now: Instant, source: IpAddr) -> &mut Allowance {
+        if !self.by_source.contains_key(&source) {
+            if self.sources.len() >= SOURCES
+                && let Some(oldest) = self.sources.pop_front()
+            {
+                self.by_source.remove(&oldest);
+            }
+            self.sources.push_back(source);
+        }
+        self.by_source
+            .entry(source)
+            .or_insert_with(|| Allowance::new(now, ONE))
+    }
+}
+
+/// A bucket, refilled one by one.
+#[derive(Debug)]
+struct Allowance {
+    ration: Ration,
     left: u32,
     refilled: Instant,
 }
 
 impl Allowance {
     /// A full one.
-    pub(super) const fn new(now: Instant) -> Self {
+    const fn new(now: Instant, ration: Ration) -> Self {
         Self {
-            left: COMPLAINTS,
+            ration,
+            left: ration.most,
             refilled: now,
         }
     }
 
     /// Takes one, if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let passed = now.since(self.refilled).as_millis() / COMPLAINT_INTERVAL.as_millis();
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.since(self.refilled).as_millis() / self.ration.interval.as_millis();
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
         if passed > 0 {
-            self.left = self.left.saturating_add(passed).min(COMPLAINTS);
+            self.left = self.left.saturating_add(passed).min(self.ration.most);
             self.refilled = now;
         }
         self.left
@@ -82,6 +145,15 @@ pub enum Event {
         /// Its name in topics.
         device: String,
     },
+    /// A device is at another address, with the same secure session (RFC 9146).
+    DeviceMoved {
+        /// Its name in topics.
+        device: String,
+        /// Where it was.
+        from: String,
+        /// Where it is.
+        address: String,
+    },
     /// A device took its leave.
     DeviceDeregistered {
         /// Its name in topics.
@@ -106,9 +178,19 @@ pub enum Event {
         endpoint: Option<String>,
         /// From where it came.
         address: String,
+        /// Who it has proven to be; absent without security.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        identity: Option<String>,
         /// The code that it got.
         code: String,
         /// Why.
+        detail: String,
+    },
+    /// A secure session did not come about.
+    HandshakeFailed {
+        /// From where it came.
+        address: String,
+        /// Why, in the words of the one who has to mend it.
         detail: String,
     },
     /// A payload, or a value in it, could not be taken.
@@ -153,6 +235,88 @@ pub enum Event {
         /// Why.
         detail: String,
     },
+    /// The open join window approved an endpoint.
+    DeviceJoined {
+        /// Its endpoint name.
+        endpoint: String,
+    },
+    /// What let a device in is not valid any more.
+    DeviceBlocked {
+        /// Its name in topics.
+        device: String,
+    },
+    /// The operator removed a device.
+    DeviceRemoved {
+        /// Its name in topics.
+        device: String,
+    },
+    /// Somebody opened the join window.
+    JoinWindowOpened {
+        /// For how long, in seconds.
+        seconds: u64,
+    },
+    /// The join window closed.
+    JoinWindowClosed,
+    /// A device is being bootstrapped.
+    BootstrapStarted {
+        /// Its endpoint name.
+        endpoint: String,
+        /// Where it is.
+        address: String,
+        /// The id of the profile that it gets.
+        profile: String,
+    },
+    /// A bootstrap came to another step.
+    BootstrapProgress {
+        /// Its endpoint name.
+        endpoint: String,
+        /// `discover`, `read`, `delete`, `write` or `finish`.
+        step: String,
+    },
+    /// A device has its configuration and found it sound.
+    BootstrapDone {
+        /// Its endpoint name.
+        endpoint: String,
+        /// Instances and resources written.
+        written: u32,
+        /// How long it took.
+        seconds: u64,
+        /// What went wrong and did not matter enough to stop.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
+    },
+    /// A bootstrap came to nothing.
+    BootstrapFailed {
+        /// Its endpoint name.
+        endpoint: String,
+        /// Where: as in [`Event::BootstrapProgress`].
+        step: String,
+        /// Why.
+        detail: String,
+    },
+    /// A device fetched its configuration as a Bootstrap-Pack.
+    BootstrapPack {
+        /// Its endpoint name.
+        endpoint: String,
+        /// Where it is.
+        address: String,
+        /// The id of the profile that it got.
+        profile: String,
+        /// Instances in it.
+        written: u32,
+    },
+    /// A device asked to be bootstrapped, and was not.
+    BootstrapRefused {
+        /// Its endpoint name, if it gave one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// From where it came.
+        address: String,
+        /// The code that it got.
+        code: String,
+        /// Why.
+        detail: String,
+    },
 }
 
 impl Event {
@@ -162,8 +326,16 @@ impl Event {
             Self::DeviceNew { .. }
             | Self::DeviceRegistered { .. }
             | Self::DeviceUpdated { .. }
+            | Self::DeviceMoved { .. }
             | Self::DeviceDeregistered { .. }
-            | Self::BrokerConnected { .. } => Severity::Info,
+            | Self::DeviceJoined { .. }
+            | Self::DeviceRemoved { .. }
+            | Self::JoinWindowClosed
+            | Self::BrokerConnected { .. }
+            | Self::BootstrapStarted { .. }
+            | Self::BootstrapProgress { .. }
+            | Self::BootstrapDone { .. }
+            | Self::BootstrapPack { .. } => Severity::Info,
             _ => Severity::Warning,
         }
     }
@@ -173,9 +345,16 @@ impl Event {
         matches!(
             self,
             Self::RegistrationRefused { .. }
+                | Self::HandshakeFailed { .. }
                 | Self::Undecodable { .. }
                 | Self::ObserveFailed { .. }
                 | Self::RequestMalformed { .. }
+                | Self::BootstrapStarted { .. }
+                | Self::BootstrapProgress { .. }
+                | Self::BootstrapDone { .. }
+                | Self::BootstrapFailed { .. }
+                | Self::BootstrapPack { .. }
+                | Self::BootstrapRefused { .. }
         )
     }
 
@@ -203,12 +382,18 @@ impl fmt::Display for Event {
                 }
             }
             Self::DeviceUpdated { device } => write!(f, "{device}: registration changed"),
+            Self::DeviceMoved { device, from, address } => write!(f, "{device}: moved from {from} to {address}, same session"),
+            Self::HandshakeFailed { address, detail } => write!(f, "{address}: no secure session: {detail}"),
             Self::DeviceDeregistered { device } => write!(f, "{device}: deregistered"),
             Self::DeviceExpired { device } => write!(f, "{device}: lifetime expired without an update"),
             Self::DeviceUnreachable { device, detail } => write!(f, "{device}: unreachable: {detail}"),
-            Self::RegistrationRefused { endpoint, address, code, detail } => {
+            Self::RegistrationRefused { endpoint, address, identity, code, detail } => {
                 let endpoint = endpoint.as_deref().unwrap_or("a device without a name");
-                write!(f, "{endpoint} at {address}: registration refused ({code}): {detail}")
+                write!(f, "{endpoint} at {address}")?;
+                if let Some(identity) = identity {
+                    write!(f, ", {identity}")?;
+                }
+                write!(f, ": registration refused ({code}): {detail}")
             }
             Self::Undecodable { device, path, detail } => write!(f, "{device}: {path} could not be taken: {detail}"),
             Self::ObserveFailed { device, path, detail } => write!(f, "{device}: {path} is not observed: {detail}"),
@@ -216,7 +401,68 @@ impl fmt::Display for Event {
             Self::PublishRefused { topic, detail } => write!(f, "the broker refused a message on {topic}: {detail}"),
             Self::BrokerConnected { kept: true } => f.write_str("connected to the broker"),
             Self::BrokerConnected { kept: false } => f.write_str("connected to the broker; it has none of our retained messages, publishing them again"),
+            Self::DeviceJoined { endpoint } => write!(f, "{}: approved through the join window", endpoint.escape_debug()),
+            Self::DeviceBlocked { device } => write!(f, "{device}: its credential or approval is not valid any more; its registration has ended"),
+            Self::DeviceRemoved { device } => write!(f, "{device}: removed"),
+            Self::JoinWindowOpened { seconds } => write!(f, "the join window is open for {seconds} s: unknown devices that come are approved for good"),
+            Self::JoinWindowClosed => f.write_str("the join window is closed"),
             Self::BrokerDisconnected { detail } => write!(f, "no broker: {detail}"),
+            Self::BootstrapStarted { endpoint, address, profile } => {
+                write!(f, "{endpoint}: bootstrapped from {address} by profile {profile}")
+            }
+            Self::BootstrapProgress { endpoint, step } => write!(f, "{endpoint}: bootstrap comes to {step}"),
+            Self::BootstrapDone { endpoint, written, seconds, notes } => {
+                write!(f, "{endpoint}: bootstrap done, {written} written in {seconds} s")?;
+                notes.iter().try_for_each(|note| write!(f, "; {note}"))
+            }
+            Self::BootstrapFailed { endpoint, step, detail } => {
+                write!(f, "{endpoint}: bootstrap failed at {step}: {detail}")
+            }
+            Self::BootstrapPack { endpoint, address, profile, written } => {
+                write!(f, "{endpoint} at {address}: got profile {profile} as a pack of {written} instances")
+            }
+            Self::BootstrapRefused { endpoint, address, code, detail } => {
+                let endpoint = endpoint.as_deref().unwrap_or("a device without a name");
+                write!(f, "{endpoint} at {address}: bootstrap refused ({code}): {detail}")
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const NOW: Instant = Instant::from_micros(1_000_000);
+
+    fn source(number: u32) -> Option<IpAddr> {
+        Some(IpAddr::from(number.to_be_bytes()))
+    }
+
+    #[test]
+    fn a_noisy_address_does_not_hide_a_quiet_one() {
+        let mut complaints = Complaints::new(NOW, &mut StdRng::from_seed([1; 32]));
+        let told = (0..1_000)
+            .filter(|_| complaints.take(NOW, source(1)))
+            .count();
+        assert_eq!(told, 5);
+        assert!(complaints.take(NOW, source(2)));
+        let later = NOW + Duration::from_secs(10);
+        assert!(complaints.take(later, source(1)));
+        assert!(!complaints.take(later, source(1)));
+    }
+
+    #[test]
+    fn many_addresses_together_are_rationed_and_not_all_remembered() {
+        let mut complaints = Complaints::new(NOW, &mut StdRng::from_seed([1; 32]));
+        let told = (0..10_000)
+            .filter(|number| complaints.take(NOW, source(*number)))
+            .count();
+        assert_eq!(told, 100);
+        assert_eq!(complaints.by_source.len(), SOURCES);
+        assert_eq!(complaints.sources.len(), SOURCES);
     }
 }

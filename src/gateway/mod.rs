@@ -3,7 +3,9 @@
 //! [`Gateway::handle`] takes one [`Input`]; after it, [`Gateway::poll`] is drained until it says
 //! [`Output::Timeout`]. What is *absent* here: sockets, clocks, the MQTT client's types.
 
+pub mod admin;
 mod birth;
+mod bootstrap;
 mod broker;
 mod command;
 mod device;
@@ -27,10 +29,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::coap;
+use crate::dtls::{Engine, Saved, Work};
 use crate::gateway::broker::Broker;
 use crate::gateway::command::{Command, CommandId};
 use crate::gateway::device::Device;
-use crate::gateway::event::Allowance;
+use crate::gateway::event::Complaints;
 use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
 use crate::gateway::publish::Publish;
 use crate::gateway::topics::Topics;
@@ -38,9 +41,11 @@ use crate::keyed::{self, HashKey, KeyedMap};
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
 use crate::route::Route;
+use crate::server::credentials::Change;
 use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
+pub use admin::{AdminAccess, AdminError};
 pub use event::{Event, Severity};
 pub use publish::Message;
 
@@ -55,8 +60,11 @@ pub struct Settings {
     pub last_seen_interval: std::time::Duration,
     /// The server's part.
     pub server: server::Settings,
-    /// Where devices reach us, for `bridge/info`.
-    pub listeners: Vec<String>,
+
+    /// Which administration is possible over MQTT.
+    pub admin: AdminAccess,
+    /// Whether the shell keeps what [`Output::Store`] says.
+    pub has_store: bool,
 }
 
 /// Caps on what devices and MQTT clients can make grow.
@@ -103,6 +111,8 @@ pub struct Setup {
     pub models: Arc<Models>,
     /// The compiled mappings.
     pub plan: Plan,
+    /// What secures the listeners that are to be secure; without it, nothing is served there.
+    pub engine: Option<Box<dyn Engine>>,
     /// The source of all randomness.
     pub seed: [u8; 32],
 }
@@ -119,6 +129,8 @@ pub enum Input<'a> {
     },
     /// The instant of the last [`Output::Timeout`] has come.
     Timeout,
+    /// An [`Output::Work`] has been run.
+    Worked(Work),
     /// The broker accepted the connection, with these limits.
     Connected(Session),
     /// All subscriptions were granted.
@@ -131,6 +143,13 @@ pub enum Input<'a> {
     Refused(Ticket, u8),
     /// Somebody published on one of our subscriptions.
     Message(Message),
+    /// Somebody on this machine asks for something.
+    Admin {
+        /// Which request: it comes back in [`Output::Admin`].
+        id: u64,
+        /// A JSON object.
+        request: &'a [u8],
+    },
     /// The agent stops: say so on MQTT.
     Stop,
 }
@@ -145,8 +164,20 @@ pub enum Output {
         /// What.
         bytes: Vec<u8>,
     },
+    /// Store this before anything that follows is done.
+    Store(Change),
+    /// The answer to an [`Input::Admin`]: one line of JSON.
+    Admin {
+        /// Which request.
+        id: u64,
+        /// What is answered.
+        reply: String,
+    },
     /// Something for the log.
     Event(Event),
+    /// A step of a handshake that takes milliseconds: run it on a thread of its own, and give it
+    /// back as [`Input::Worked`].
+    Work(Work),
     /// Nothing more; wait for input, or until this instant.
     Timeout(Option<Instant>),
 }
@@ -168,7 +199,7 @@ pub struct Counters {
     pub undecodable: u64,
     /// Values beyond the number of signals that a device may have.
     pub signals_full: u64,
-    /// Registrations refused.
+    /// Registrations and bootstraps refused.
     pub refused: u64,
     /// Events about what a peer did wrong that were neither said nor published, because too many
     /// came at once.
@@ -200,8 +231,9 @@ pub struct Gateway {
     broker: Broker,
     outbox: Outbox,
     counters: Counters,
-    complaints: Allowance,
+    complaints: Complaints,
     health_due: Instant,
+    started: Now,
     outputs: VecDeque<Output>,
     stopping: bool,
 }
@@ -224,6 +256,7 @@ impl Gateway {
             parameters,
             models,
             plan,
+            engine,
             seed,
         } = setup;
         let mut rng = StdRng::from_seed(seed);
@@ -232,6 +265,7 @@ impl Gateway {
             limits.server,
             parameters,
             models.clone(),
+            engine,
             rng.random(),
         );
         let topics = Topics::new(&settings.base_topic);
@@ -252,8 +286,9 @@ impl Gateway {
             broker,
             outbox: Outbox::new(limits.outbox, &mut rng),
             counters: Counters::default(),
-            complaints: Allowance::new(now.instant),
+            complaints: Complaints::new(now.instant, &mut rng),
             health_due: now.instant + broker::HEALTH_INTERVAL,
+            started: now,
             outputs: VecDeque::new(),
             stopping: false,
             topics,
@@ -268,12 +303,19 @@ impl Gateway {
         match input {
             Input::Datagram { route, bytes } => self.server.receive(now, route, bytes),
             Input::Timeout => self.on_timeout(now),
+            Input::Worked(work) => self.server.worked(now, work),
             Input::Connected(session) => self.on_connected(now, session),
             Input::Subscribed => self.on_subscribed(now),
             Input::Disconnected(reason) => self.on_disconnected(reason),
             Input::Delivered(ticket) => self.on_delivered(ticket),
             Input::Refused(ticket, code) => self.on_refused(ticket, code),
             Input::Message(message) => self.on_message(now, message),
+            Input::Admin { id, request } => {
+                let reply = self.on_admin(now, request);
+                // What is to be stored comes before the answer that says it is.
+                self.pump(now);
+                self.outputs.push_back(Output::Admin { id, reply });
+            }
             Input::Stop => self.on_stop(),
         }
         self.pump(now);
@@ -301,6 +343,22 @@ impl Gateway {
         }
     }
 
+    /// Serves secure sessions with another engine: our certificate or the authorities changed.
+    pub fn set_engine(&mut self, engine: Box<dyn Engine>) {
+        self.server.set_engine(engine);
+    }
+
+    /// Every secure session that another process can go on with, when this one stops for good.
+    pub fn save_sessions(&mut self) -> Vec<Saved> {
+        self.server.save_sessions()
+    }
+
+    /// Goes on with the sessions of an earlier process, each of which is given once; how many
+    /// could be taken over.
+    pub fn restore_sessions(&mut self, now: Now, sessions: Vec<Saved>) -> usize {
+        self.server.restore_sessions(now, sessions)
+    }
+
     /// What was dropped or passed over so far.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -318,7 +376,9 @@ impl Gateway {
                 server::Output::Datagram { route, bytes } => {
                     self.outputs.push_back(Output::Datagram { route, bytes })
                 }
+                server::Output::Store(change) => self.outputs.push_back(Output::Store(change)),
                 server::Output::Event(event) => self.on_server(now, event),
+                server::Output::Work(work) => self.outputs.push_back(Output::Work(work)),
             }
         }
     }

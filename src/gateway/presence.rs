@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::reconcile::{DEVICE_OBJECT, dropped_attributes, observe};
+use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Reason, State};
 use crate::gateway::publish::Publish;
 use crate::gateway::{Event, Gateway};
-use crate::mapping::{DeviceFacts, suffixed};
+use crate::mapping::{DeviceFacts, Route, suffixed};
 use crate::server::{self, DeviceId, Operation};
 use crate::time::Now;
 
@@ -33,10 +34,11 @@ impl Gateway {
             .filter(|_| registration.has(&DEVICE_OBJECT))
             .chain(desired.into_iter().flat_map(observe))
             .collect();
-        let wanted = profile.device_name(&facts);
+        let named = self.server.book().name_of(&endpoint);
+        let wanted = named.map_or_else(|| profile.device_name(&facts), |name| name.to_string());
         let (lwm2m, address) = (
             registration.version.to_string(),
-            registration.peer.to_string(),
+            self.address(registration.peer),
         );
         let lifetime = registration
             .terms
@@ -61,6 +63,7 @@ impl Gateway {
             device.profile = profile;
             device.signals.clear();
         }
+        device.removed = false;
         device.problems = problems;
         device.setup = setup;
         device.absent.clear();
@@ -79,6 +82,27 @@ impl Gateway {
         self.set_availability(now, id, State::Online, Reason::Registered);
         self.publish_birth(id);
         self.continue_setup(now, id);
+    }
+
+    /// Where a peer is, for a person.
+    pub(super) fn address(&self, peer: Peer) -> String {
+        match self.server.route(peer) {
+            Some(route) => route.to_string(),
+            None => peer.to_string(),
+        }
+    }
+
+    pub(super) fn on_moved(&mut self, now: Now, id: DeviceId, from: crate::route::Route) {
+        let (Some(device), Some(registration)) = (self.device(id), self.server.registration(id))
+        else {
+            return;
+        };
+        let event = Event::DeviceMoved {
+            device: device.name.to_string(),
+            from: from.to_string(),
+            address: self.address(registration.peer),
+        };
+        self.report(now, event);
     }
 
     /// The topic name of a device: what the plan wants, with a suffix when another has it.
@@ -120,6 +144,9 @@ impl Gateway {
         };
         device.setup.clear();
         device.setup_running = None;
+        if device.removed {
+            return;
+        }
         let name = device.name.to_string();
         // An expired device was last seen when it was: only the state is of now.
         let last_seen = device.availability.last_seen;
@@ -137,10 +164,48 @@ impl Gateway {
         self.publish_availability(now, id);
         self.report(
             now,
-            if reason == Reason::Deregistered {
-                Event::DeviceDeregistered { device: name }
-            } else {
-                Event::DeviceExpired { device: name }
+            match reason {
+                Reason::Deregistered => Event::DeviceDeregistered { device: name },
+                Reason::Blocked => Event::DeviceBlocked { device: name },
+                _ => Event::DeviceExpired { device: name },
+            },
+        );
+    }
+
+    /// A device may be here no longer. Of one that was removed, what is retained is deleted, the
+    /// availability first (MQTT contract §6).
+    pub(super) fn on_revoked(&mut self, now: Now, id: DeviceId, removed: bool) {
+        if !removed {
+            return self.on_gone(now, id, Reason::Blocked);
+        }
+        let Some(device) = self.device_mut(id) else {
+            return;
+        };
+        device.removed = true;
+        device.setup.clear();
+        device.setup_running = None;
+        device.birth = None;
+        let due = device.birth_due.take();
+        device.availability.state = State::Offline;
+        device.availability.reason = Reason::Blocked;
+        let signals = std::mem::take(&mut device.signals);
+        let name = device.name.clone();
+        if let Some(due) = due {
+            self.births.remove(&(due, id));
+        }
+        self.publish(Publish::deletion(self.topics.device(&name, "availability")));
+        self.publish(Publish::deletion(self.topics.birth(&name)));
+        for tracked in signals {
+            if let Route::Signal(signal) = tracked.route
+                && signal.retain
+            {
+                self.publish(Publish::deletion(signal.topic.clone()));
+            }
+        }
+        self.report(
+            now,
+            Event::DeviceRemoved {
+                device: name.to_string(),
             },
         );
     }
@@ -209,7 +274,7 @@ impl Gateway {
             #[serde(skip_serializing_if = "Option::is_none")]
             queue_mode: Option<bool>,
         }
-        let device = self.device(id)?;
+        let device = self.device(id).filter(|device| !device.removed)?;
         let Availability {
             state,
             reason,

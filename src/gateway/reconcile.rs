@@ -74,6 +74,7 @@ impl Gateway {
                 | OperationError::QueueFull
                 | OperationError::Unencodable(_)
                 | OperationError::NotObserved(_)
+                | OperationError::NotOffered(_)
                 | OperationError::Abandoned)
         );
         if answered {

@@ -177,6 +177,7 @@ impl CommandError {
             OperationError::Unregistered => Self::passing(ErrorKind::Offline, detail),
             OperationError::QueueFull => Self::passing(ErrorKind::QueueFull, detail),
             OperationError::NotObserved(_) => Self::new(ErrorKind::UnknownSignal, detail),
+            OperationError::NotOffered(_) => Self::new(ErrorKind::UnknownCommand, detail),
             OperationError::Abandoned => Self::passing(ErrorKind::Internal, detail),
         }
     }

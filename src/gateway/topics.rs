@@ -72,6 +72,17 @@ impl Topics {
             .collect()
     }
 
+    /// The filter of what is asked of the gateway itself.
+    pub fn admin_filter(&self) -> String {
+        format!("{}/bridge/request/#", self.base)
+    }
+
+    /// The verb of a request to the gateway itself; `None` when it is none.
+    pub fn parse_admin<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let rest = topic.strip_prefix(&*self.base)?;
+        rest.strip_prefix("/bridge/request/")
+    }
+
     /// Takes a request's topic apart; `None` when it is not one.
     pub fn parse_request<'a>(&self, topic: &'a str) -> Option<RequestTopic<'a>> {
         let rest = topic.strip_prefix(&*self.base)?.strip_prefix("/d/")?;

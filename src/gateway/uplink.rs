@@ -55,22 +55,47 @@ impl Gateway {
             server::Event::Expired { device, at } => {
                 self.on_gone(Now { unix: at, ..now }, device, Reason::LifetimeExpired)
             }
+            server::Event::Revoked { device, removed } => self.on_revoked(now, device, removed),
+            server::Event::Joined(endpoint) => self.report(
+                now,
+                Event::DeviceJoined {
+                    endpoint: endpoint.to_string(),
+                },
+            ),
+            server::Event::WindowClosed => self.report(now, Event::JoinWindowClosed),
             server::Event::Refused {
                 peer,
                 endpoint,
                 refusal,
             } => {
                 self.counters.refused += 1;
-                self.report(
+                let identity = self.server.identity(peer).map(ToString::to_string);
+                let source = self.server.route(peer).map(|route| route.address.ip());
+                self.report_about(
                     now,
+                    source,
                     Event::RegistrationRefused {
                         endpoint,
-                        address: peer.to_string(),
+                        address: self.address(peer),
+                        identity,
                         code: refusal.code.to_string(),
                         detail: refusal.detail,
                     },
                 );
             }
+            server::Event::HandshakeFailed { route, reason } => self.report(
+                now,
+                Event::HandshakeFailed {
+                    address: route.to_string(),
+                    detail: reason.to_string(),
+                },
+            ),
+            server::Event::Moved { device, from } => self.on_moved(now, device, from),
+            server::Event::Bootstrap {
+                peer,
+                endpoint,
+                news,
+            } => self.on_bootstrap(now, peer, endpoint.as_deref(), news),
             server::Event::Started(operation) => self.on_started(now, operation),
             server::Event::Completed {
                 operation,

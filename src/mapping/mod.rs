@@ -6,7 +6,6 @@
 //! Without any file, [`Plan::unmapped`] names everything after the registry.
 
 mod compile;
-mod name;
 mod observe;
 mod pattern;
 mod profile;
@@ -16,8 +15,9 @@ mod transform;
 
 use std::sync::Arc;
 
-pub use compile::{Compiled, Source};
-pub use name::{MAX_NAME, clean, clean_name, suffixed};
+pub use crate::diagnostic::Source;
+pub use crate::name::{MAX_NAME, clean, clean_name, suffixed};
+pub use compile::Compiled;
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
 pub use profile::{Format, Kind, Profile, Route, Signal, Unmapped};
@@ -88,7 +88,7 @@ impl Plan {
     /// Six hex digits that change with any mapping file.
     pub fn hash(&self) -> String {
         let hashes: String = self.profiles().map(Profile::hash).collect();
-        name::short_hash(hashes.as_bytes())
+        crate::name::short_hash(hashes.as_bytes())
     }
 
     /// Every profile, in the order in which they are tried.

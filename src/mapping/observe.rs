@@ -165,7 +165,8 @@ fn default_paths(object: Id, instance: Id) -> impl Iterator<Item = Path> {
 
 /// What a resource unknown to every model may be is seen by trying.
 fn is_observable(models: &Models, object: Id, resource: Id) -> bool {
-    super::profile::newest_resource(models, object, resource)
+    models
+        .newest_resource(object, resource)
         .is_none_or(|model| model.operations.read)
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::DeviceFacts;
-use super::name::{clean, clean_name, short_hash};
 use super::pattern::PathPattern;
 use super::template::{Field, Template, endpoint_tail, push_number};
 use super::transform::Transform;
@@ -12,6 +11,7 @@ use crate::lwm2m::attributes::NotificationAttributes;
 use crate::lwm2m::model::{DeviceTypes, Models, Operations, ResourceModel, ResourceTypes};
 use crate::lwm2m::path::{Id, Path};
 use crate::lwm2m::value::DataType;
+use crate::name::{clean, clean_name, short_hash};
 
 /// What a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -527,17 +527,5 @@ fn resource_model<'a>(
     models
         .object(object, version)?
         .resource(resource)
-        .or_else(|| newest_resource(models, object, resource))
-}
-
-/// A resource as the newest version of its object that has it defines it.
-pub(super) fn newest_resource(
-    models: &Models,
-    object: Id,
-    resource: Id,
-) -> Option<ResourceModel<'_>> {
-    models
-        .versions(object)
-        .filter_map(|version| version.resource(resource))
-        .last()
+        .or_else(|| models.newest_resource(object, resource))
 }

@@ -106,6 +106,9 @@ impl Server {
         exchange: ExchangeId,
         result: Result<Response, Failure>,
     ) {
+        let Some(result) = self.on_bootstrap_response(now, exchange, result) else {
+            return;
+        };
         // Exchanges of a registration that ended are not in the books any more.
         let Some(mut running) = self.running.remove(&exchange) else {
             return;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::coap::{ExchangeId, ObservationId, Peer};
+use crate::dtls::PeerIdentity;
 use crate::lwm2m::model::{DeviceTypes, Models, Version};
 use crate::lwm2m::{Id, ObjectList, Path};
 use crate::server::formats::Formats;
@@ -34,6 +35,8 @@ pub struct Registration {
     pub location: Box<str>,
     /// Where the device is.
     pub peer: Peer,
+    /// Who it has proven to be; `None` without security.
+    pub identity: Option<Arc<PeerIdentity>>,
     /// The enabler version that it registered with.
     pub version: Version,
     /// Lifetime, binding and queue mode.

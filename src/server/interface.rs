@@ -1,6 +1,7 @@
 //! The registration interface: Register, Update, De-register, and what ends a registration
 //! (LwM2M Core 1.1 §6.2).
 
+use super::credentials::Purpose;
 use super::*;
 
 impl Server {
@@ -11,6 +12,9 @@ impl Server {
         incoming: IncomingId,
         request: &Request,
     ) {
+        if self.purpose(peer) == Purpose::Bootstrap {
+            return self.on_bootstrap_request(now, peer, incoming, request);
+        }
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
         let response = match (request.method, path.as_slice()) {
             (Code::POST, [REGISTRATION_PATH]) => self.on_register(now, peer, request),
@@ -34,7 +38,11 @@ impl Server {
     }
 
     fn on_register(&mut self, now: Now, peer: Peer, request: &Request) -> Response {
-        match parse_register(request).and_then(|register| self.register(now, peer, register)) {
+        let proven = self
+            .identity(peer)
+            .and_then(|identity| self.book.endpoint_of(self.purpose(peer), identity));
+        let register = parse_register(request, proven.as_deref());
+        match register.and_then(|register| self.register(now, peer, register)) {
             Ok(location) => Response {
                 location: vec![REGISTRATION_PATH.to_owned(), location],
                 ..Response::new(Code::CREATED)
@@ -62,16 +70,11 @@ impl Server {
     /// Begins a registration, and ends the one that the endpoint had: its location, observations
     /// and operations are void.
     fn register(&mut self, now: Now, peer: Peer, register: Register) -> Result<String, Refusal> {
-        if self.settings.join == Join::Known {
-            return Err(Refusal::new(
-                Code::FORBIDDEN,
-                "unknown device: without credentials only join = \"open\" lets devices in",
-            ));
-        }
+        self.let_in(now, peer, &register.endpoint)?;
         let known = self.by_endpoint.get(register.endpoint.as_str()).copied();
         let device = match known {
             Some(device) => device,
-            None => self.admit(&register.endpoint)?,
+            None => self.number(&register.endpoint)?,
         };
         self.end_registration(now, device);
         let location = self.new_location();
@@ -80,6 +83,7 @@ impl Server {
         let registration = Registration {
             location: location.clone().into(),
             peer,
+            identity: self.identity(peer).cloned(),
             version: register.version,
             terms: register.terms,
             objects: register.objects,
@@ -94,6 +98,9 @@ impl Server {
             None,
             registration.deadline(self.settings.lifetime_grace),
         );
+        if let Some(identity) = &registration.identity {
+            self.by_identity.insert(identity.clone(), device);
+        }
         if let Some(entry) = self.devices.get_mut(device.0 as usize) {
             entry.registration = Some(registration);
         }
@@ -104,8 +111,65 @@ impl Server {
         Ok(location)
     }
 
+    /// Asks whether this peer may be this endpoint. What the answer makes known for good is stored
+    /// before the device is answered.
+    fn let_in(&mut self, now: Now, peer: Peer, endpoint: &str) -> Result<(), Refusal> {
+        let Some(route) = self.route(peer) else {
+            return Err(Refusal::new(Code::FORBIDDEN, "its session has ended"));
+        };
+        let identity = self.identity(peer).cloned();
+        let answer = self.book.admit(
+            now,
+            self.purpose(peer),
+            identity.as_deref(),
+            route.address.ip(),
+            endpoint,
+        );
+        self.settle(now);
+        match answer {
+            Ok(_) => Ok(()),
+            Err(denied) => Err(Refusal::new(denied.code, denied.reason)),
+        }
+    }
+
+    /// Passes on what the book says: first what is to be stored, then what follows from it.
+    pub(super) fn settle(&mut self, now: Now) {
+        while let Some(change) = self.book.poll_change() {
+            self.outputs.push_back(Output::Store(change));
+        }
+        while let Some(event) = self.book.poll_event() {
+            match event {
+                credentials::Event::Ended { endpoint, removed } => {
+                    self.end_endpoint(now, &endpoint, removed);
+                }
+                credentials::Event::Joined(endpoint) => self.emit(Event::Joined(endpoint)),
+                credentials::Event::WindowClosed => self.emit(Event::WindowClosed),
+            }
+        }
+    }
+
+    /// Ends what an endpoint has here, because it may be here no longer.
+    fn end_endpoint(&mut self, now: Now, endpoint: &str, removed: bool) {
+        let Some(device) = self.device_of(endpoint) else {
+            return;
+        };
+        let registration = self.registration(device);
+        let session = registration.and_then(|registration| match registration.peer {
+            Peer::Session(number) => Some(SessionId(number)),
+            Peer::Route(_) => None,
+        });
+        let registered = registration.is_some();
+        self.end_registration(now, device);
+        if let (Some(session), Some(mux)) = (session, &mut self.mux) {
+            mux.close(session);
+        }
+        if registered || removed {
+            self.emit(Event::Revoked { device, removed });
+        }
+    }
+
     /// A number for an endpoint name that was never seen.
-    fn admit(&mut self, endpoint: &str) -> Result<DeviceId, Refusal> {
+    fn number(&mut self, endpoint: &str) -> Result<DeviceId, Refusal> {
         if self.devices.len() >= self.limits.devices {
             return Err(Refusal::new(
                 Code::SERVICE_UNAVAILABLE,
@@ -196,6 +260,9 @@ impl Server {
             return;
         };
         self.by_location.remove(&registration.location);
+        if let Some(identity) = &registration.identity {
+            self.by_identity.remove(identity);
+        }
         self.watch_deadline(
             device,
             registration.deadline(self.settings.lifetime_grace),

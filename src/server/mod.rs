@@ -4,11 +4,14 @@
 //! MQTT, mappings, and what the values mean.
 
 mod asking;
+pub mod bootstrap;
+pub mod credentials;
 mod device;
 mod formats;
 mod interface;
 mod operation;
 mod registration;
+mod transport;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -21,40 +24,51 @@ use crate::coap::{
     self, Cancel, Code, Endpoint, ExchangeId, Failure, IncomingId, ObservationId, Peer, Receipt,
     Request, Response,
 };
+use crate::dtls::{self, Mux, PeerIdentity, SessionId};
 use crate::keyed::{self, KeyedMap};
 use crate::lwm2m::codec::{Context, Problem};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::{ContentFormat, Path, Record};
 use crate::route::Route;
+use crate::server::credentials::{Book, Change};
 use crate::server::device::{Device, Queued};
 use crate::server::formats::Formats;
 use crate::server::registration::{Refusal, Register, parse_register, parse_update};
 use crate::time::{Instant, Now, UnixTime};
 
+pub use credentials::Join;
+pub use credentials::Purpose;
 pub use device::{DeviceId, OperationId, Registration};
 pub use operation::{Answer, Operation, OperationError};
 pub use registration::Terms;
+pub use transport::Listener;
 
 /// The first segment of every location.
 const REGISTRATION_PATH: &str = "rd";
-
-/// Who may register.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Join {
-    /// Nobody unknown; and without credentials nobody is known.
-    #[default]
-    Known,
-    /// Whoever the transport lets in.
-    Open,
-}
 
 /// What the operator decides.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Who may register.
-    pub join: Join,
+    pub policy: credentials::Policy,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
+    /// Where devices reach us, by the numbers of [`Route::listener`]. A number that is not here
+    /// serves devices in clear.
+    pub listeners: Vec<Listener>,
+    /// What the bootstrap server tells devices.
+    pub bootstrap_profiles: Arc<bootstrap::Profiles>,
+}
+
+impl Settings {
+    fn listener(&self, number: u16) -> Option<&Listener> {
+        self.listeners.get(usize::from(number))
+    }
+
+    fn is_secure(&self, number: u16) -> bool {
+        self.listener(number)
+            .is_some_and(|listener| listener.secure)
+    }
 }
 
 /// Caps on what devices can make grow.
@@ -64,8 +78,14 @@ pub struct Limits {
     pub devices: usize,
     /// Operations that wait for one device.
     pub operations_per_device: usize,
+    /// Credentials and approvals.
+    pub credentials: credentials::Limits,
+    /// Devices that are being bootstrapped at a time.
+    pub bootstraps: usize,
     /// The message layer's own.
     pub coap: coap::Limits,
+    /// The secure transport's own.
+    pub dtls: dtls::Limits,
 }
 
 impl Default for Limits {
@@ -73,7 +93,10 @@ impl Default for Limits {
         Self {
             devices: 200_000,
             operations_per_device: 64,
+            credentials: credentials::Limits::default(),
+            bootstraps: 10_000,
             coap: coap::Limits::default(),
+            dtls: dtls::Limits::default(),
         }
     }
 }
@@ -88,8 +111,12 @@ pub enum Output {
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// Store this before what follows is done.
+    Store(Change),
     /// Something happened.
     Event(Event),
+    /// Run this on a thread of its own, and give it to [`Server::worked`].
+    Work(dtls::Work),
 }
 
 /// What the gateway has to know of the devices.
@@ -118,6 +145,17 @@ pub enum Event {
         /// When the lifetime ended, without the grace.
         at: UnixTime,
     },
+    /// A device lost what let it in: it was removed, or its credentials changed.
+    Revoked {
+        /// Which.
+        device: DeviceId,
+        /// Whether nothing is to be kept of it.
+        removed: bool,
+    },
+    /// The open join window approved an endpoint.
+    Joined(Arc<str>),
+    /// The join window closed, because its time was over.
+    WindowClosed,
     /// A Register or Update was refused.
     Refused {
         /// From where it came.
@@ -126,6 +164,20 @@ pub enum Event {
         endpoint: Option<String>,
         /// Code and reason.
         refusal: Refusal,
+    },
+    /// A handshake came to nothing. Rationed a source.
+    HandshakeFailed {
+        /// From where it came.
+        route: Route,
+        /// Why.
+        reason: dtls::Fatal,
+    },
+    /// A device is at another address, and its session went with it (RFC 9146 §6).
+    Moved {
+        /// Which.
+        device: DeviceId,
+        /// Where it was.
+        from: Route,
     },
     /// An operation left for the device.
     Started(OperationId),
@@ -172,6 +224,15 @@ pub enum Event {
         /// Its code; 4.04 says that the node is gone.
         code: Code,
     },
+    /// Something about a bootstrap.
+    Bootstrap {
+        /// With whom.
+        peer: Peer,
+        /// Its endpoint name, as far as it is known.
+        endpoint: Option<Arc<str>>,
+        /// What.
+        news: bootstrap::News,
+    },
 }
 
 /// An operation that was sent.
@@ -190,12 +251,18 @@ pub struct Server {
     limits: Limits,
     models: Arc<Models>,
     endpoint: Endpoint,
+    /// `None` where nothing is secured.
+    mux: Option<Mux>,
     devices: Vec<Device>,
     by_endpoint: KeyedMap<Arc<str>, DeviceId>,
     by_location: KeyedMap<Box<str>, DeviceId>,
+    /// Whose registration came through a secure session.
+    by_identity: KeyedMap<Arc<PeerIdentity>, DeviceId>,
     running: KeyedMap<ExchangeId, Running>,
     observations: KeyedMap<ObservationId, (DeviceId, Path)>,
+    bootstrap: bootstrap::Bootstrap,
     deadlines: BTreeSet<(Instant, DeviceId)>,
+    book: Book,
     operations: u64,
     rng: StdRng,
     outputs: VecDeque<Output>,
@@ -208,37 +275,55 @@ impl Server {
         limits: Limits,
         parameters: coap::Parameters,
         models: Arc<Models>,
+        engine: Option<Box<dyn dtls::Engine>>,
         seed: [u8; 32],
     ) -> Self {
         let mut rng = StdRng::from_seed(seed);
+        let book = Book::new(
+            settings.policy.clone(),
+            limits.credentials.clone(),
+            &mut rng,
+        );
+        let mux = engine.map(|engine| {
+            let mut mux = Mux::new(engine, limits.dtls.clone(), &mut rng);
+            for (number, listener) in settings.listeners.iter().enumerate() {
+                if listener.secure {
+                    mux.serve(number as u16, book.keys(listener.purpose));
+                }
+            }
+            mux
+        });
         Self {
+            bootstrap: bootstrap::Bootstrap::new(&mut rng),
             settings,
             models,
             endpoint: Endpoint::new(parameters, limits.coap.clone(), rng.random()),
+            mux,
             limits,
             devices: Vec::new(),
             by_endpoint: keyed::map(&mut rng),
             by_location: keyed::map(&mut rng),
+            by_identity: keyed::map(&mut rng),
             running: keyed::map(&mut rng),
             observations: keyed::map(&mut rng),
             deadlines: BTreeSet::new(),
+            book,
             operations: 0,
             rng,
             outputs: VecDeque::new(),
         }
     }
 
-    /// A datagram came.
-    pub fn receive(&mut self, now: Now, route: Route, datagram: &[u8]) {
-        self.endpoint.receive(now.instant, route.into(), datagram);
-        self.pump(now);
-    }
-
     /// The instant of [`Server::next_timeout`] has come.
     pub fn timeout(&mut self, now: Now) {
         self.endpoint.timeout(now.instant);
+        if let Some(mux) = &mut self.mux {
+            mux.timeout(now);
+        }
         self.pump(now);
         self.expire(now);
+        self.book.timeout(now);
+        self.settle(now);
     }
 
     /// What to do next, until `None`.
@@ -249,10 +334,34 @@ impl Server {
     /// When [`Server::timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.deadlines.first().map(|(at, _)| *at);
-        [self.endpoint.next_timeout(), expiry]
-            .into_iter()
-            .flatten()
-            .min()
+        let secure = self.mux.as_ref().and_then(Mux::next_timeout);
+        [
+            self.endpoint.next_timeout(),
+            secure,
+            expiry,
+            self.book.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Who may come in.
+    pub const fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Changes who may come in: what has to be stored comes out of [`Server::poll`], and whoever
+    /// may be here no longer is gone when this returns.
+    pub fn with_book<T>(&mut self, now: Now, change: impl FnOnce(&mut Book) -> T) -> T {
+        let result = change(&mut self.book);
+        self.settle(now);
+        result
+    }
+
+    /// The number of an endpoint that was seen before.
+    pub fn device_of(&self, endpoint: &str) -> Option<DeviceId> {
+        self.by_endpoint.get(endpoint).copied()
     }
 
     /// The endpoint name of a device.
@@ -334,26 +443,15 @@ impl Server {
         asked: Operation,
         result: Result<Answer, OperationError>,
     ) {
+        if self.on_trigger_read(operation, device, &result) {
+            return;
+        }
         self.emit(Event::Completed {
             operation,
             device,
             asked,
             result,
         });
-    }
-
-    /// Takes all that the message layer has to say.
-    fn pump(&mut self, now: Now) {
-        while let Some(output) = self.endpoint.poll() {
-            match output {
-                coap::Output::Datagram {
-                    peer: Peer::Route(route),
-                    bytes,
-                } => self.outputs.push_back(Output::Datagram { route, bytes }),
-                coap::Output::Datagram { .. } => {}
-                coap::Output::Event(event) => self.on_coap(now, event),
-            }
-        }
     }
 
     fn on_coap(&mut self, now: Now, event: coap::Event) {

@@ -114,7 +114,7 @@ impl Operation {
 }
 
 /// Uri-Path of a node, below the alternate path if the device has one.
-fn segments(alternate: Option<&str>, path: &Path) -> Vec<String> {
+pub(super) fn segments(alternate: Option<&str>, path: &Path) -> Vec<String> {
     let root = alternate
         .unwrap_or_default()
         .split('/')
@@ -174,6 +174,9 @@ pub enum OperationError {
     /// There is no such observation.
     #[error("{0} is not observed")]
     NotObserved(Path),
+    /// The device cannot do this, by what it registered.
+    #[error("{0}")]
+    NotOffered(String),
     /// The operation was given up before it was answered.
     #[error("given up")]
     Abandoned,

@@ -7,7 +7,7 @@ use crate::lwm2m::model::Version;
 use crate::lwm2m::{ContentFormat, ObjectList, link};
 
 /// The longest endpoint name that is accepted, in bytes.
-const ENDPOINT_MAX: usize = 255;
+pub(super) const ENDPOINT_MAX: usize = 255;
 
 /// The lifetime of a client that names none (LwM2M 1.0 §5.3.1).
 const DEFAULT_LIFETIME: u32 = 86_400;
@@ -137,9 +137,12 @@ impl<'a> Parameters<'a> {
 ///
 /// Parameters may come in any order, quoted or bare, and unknown ones are ignored. An enabler
 /// version that we do not serve gets 4.12, because clients step down on that code alone.
-pub fn parse_register(request: &Request) -> Result<Register, Refusal> {
+///
+/// A client may leave its name to what it has proven to be (LwM2M Core 1.1 §6.2.1): that is
+/// `proven`.
+pub fn parse_register(request: &Request, proven: Option<&str>) -> Result<Register, Refusal> {
     let parameters = Parameters::parse(&request.query);
-    let endpoint = parameters.endpoint.unwrap_or_default();
+    let endpoint = parameters.endpoint.or(proven).unwrap_or_default();
     if endpoint.is_empty() {
         return Err(Refusal::new(Code::BAD_REQUEST, "no endpoint name (ep)"));
     }
@@ -221,7 +224,7 @@ mod tests {
         request.query = query.iter().map(ToString::to_string).collect();
         request.payload = payload.into();
         request.content_format = Some(40);
-        parse_register(&request)
+        parse_register(&request, None)
     }
 
     #[test]
@@ -269,6 +272,15 @@ mod tests {
                 .queue_mode,
             Some(true)
         );
+    }
+
+    #[test]
+    fn a_client_may_leave_its_name_to_its_identity() {
+        let mut request = Request::new(Code::POST, ["rd"]);
+        request.payload = "</3/0>".into();
+        let register = parse_register(&request, Some("dev1")).unwrap();
+        assert_eq!(register.endpoint, "dev1");
+        assert!(parse_register(&request, None).is_err());
     }
 
     #[test]

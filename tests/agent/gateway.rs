@@ -60,7 +60,7 @@ impl Gateway {
             .port();
         let text = format!(
             "[mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\nversion = \"{version}\"\n\
-             [devices]\ncoap = [\"127.0.0.1:{coap}\"]\njoin = \"open\"\n\
+             [devices]\ncoap = [\"127.0.0.1:{coap}\"]\ncoaps = []\njoin = \"open\"\n\
              [mappings]\npaths = []\n[models]\npaths = []\n"
         );
         fs::write(folder.join("lwm2mqtt.toml"), text).unwrap();

@@ -12,7 +12,9 @@
 
 mod broker;
 mod device;
+mod front;
 mod gateway;
 mod mqtt;
 mod outage;
 mod scripted;
+mod tls;

@@ -16,19 +16,19 @@ use crate::broker::{Broker, Subscriber, free_port};
 use crate::scripted::{Act, Scripted};
 
 fn settings(port: u16) -> Settings {
-    let host = "127.0.0.1".into();
-    Settings::new(Address { host, port }, "gateway")
+    let address: Address = format!("mqtt://127.0.0.1:{port}").parse().unwrap();
+    Settings::new(address, "gateway")
 }
 
 /// The two as the agent runs them.
-struct Uplink {
-    outbox: Outbox,
+pub(crate) struct Uplink {
+    pub(crate) outbox: Outbox,
     link: Link,
-    connections: usize,
+    pub(crate) connections: usize,
 }
 
 impl Uplink {
-    fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self {
             outbox: Outbox::new(Limits::default(), &mut StdRng::seed_from_u64(1)),
             link: connect(settings),
@@ -73,7 +73,7 @@ impl Uplink {
     }
 
     /// Turns until the outbox is empty.
-    async fn drain(&mut self) {
+    pub(crate) async fn drain(&mut self) {
         let end = Instant::now() + Duration::from_secs(30);
         while !self.outbox.depth().is_empty() {
             let turn = tokio::time::timeout_at(end, self.turn()).await;
@@ -82,7 +82,7 @@ impl Uplink {
     }
 
     /// Turns until `wanted` says so.
-    async fn until<T>(&mut self, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&mut self, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
         timeout(Duration::from_secs(20), async {
             loop {
                 if let Some(found) = wanted(self.turn().await) {
@@ -95,16 +95,23 @@ impl Uplink {
     }
 }
 
-fn connected(event: Event) -> Option<Version> {
+pub(crate) fn connected(event: Event) -> Option<Version> {
     match event {
         Event::Connected { version, .. } => Some(version),
         _ => None,
     }
 }
 
-fn disconnected(event: Event) -> Option<String> {
+pub(crate) fn disconnected(event: Event) -> Option<String> {
     match event {
         Event::Disconnected { reason, .. } => Some(reason),
+        _ => None,
+    }
+}
+
+pub(crate) fn message(event: Event) -> Option<Message> {
+    match event {
+        Event::Message(message) => Some(message),
         _ => None,
     }
 }
@@ -430,10 +437,6 @@ async fn requests_come_in_with_what_mqtt_5_says_about_them() {
             Some(&[0, 0xFF]),
         )
         .await;
-    let message = |event| match event {
-        Event::Message(message) => Some(message),
-        _ => None,
-    };
     let request = uplink.until(message).await;
     assert_eq!(
         request,

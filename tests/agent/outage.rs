@@ -24,6 +24,7 @@ fn agent(broker: &Broker, version: VersionChoice) -> Agent {
     config.mqtt.url = format!("mqtt://127.0.0.1:{port}");
     config.mqtt.version = version;
     config.devices.coap = vec!["127.0.0.1:0".parse().unwrap()];
+    config.devices.coaps = Vec::new();
     config.devices.join = Join::Open;
     Agent::start(setup::options(&config).ok().unwrap()).unwrap()
 }

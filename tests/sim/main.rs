@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bootstrap;
 mod broker;
 mod commands;
 mod devices;

@@ -8,11 +8,15 @@ use std::time::Duration;
 use lwm2mqtt::coap::{self, Code, Endpoint, IncomingId, Observe, Peer, Request, Response, Token};
 use lwm2mqtt::gateway::outbox::{Session, Ticket};
 use lwm2mqtt::gateway::publish::Qos;
-use lwm2mqtt::gateway::{Event, Gateway, Input, Limits, Message, Output, Settings, Setup};
+use lwm2mqtt::gateway::{
+    AdminAccess, Event, Gateway, Input, Limits, Message, Output, Settings, Setup,
+};
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
-use lwm2mqtt::server::{self, Join};
+use lwm2mqtt::server::bootstrap::Profiles;
+use lwm2mqtt::server::credentials::{Change, Policy};
+use lwm2mqtt::server::{self, Join, Listener, Purpose};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 use serde_json::Value as Json;
 
@@ -21,6 +25,9 @@ const START: Now = Now {
     instant: Instant::from_micros(1_000_000),
     unix: UnixTime::from_millis(1_795_360_760_000),
 };
+
+/// The listener where the bootstrap server is; the other one is 0.
+pub const BOOTSTRAP: u16 = 1;
 
 /// One hop of the network.
 const DELAY: Duration = Duration::from_millis(10);
@@ -32,6 +39,8 @@ pub struct Rig {
     pub devices: Vec<Device>,
     pub broker: Broker,
     pub events: Vec<Event>,
+    /// What was to be stored.
+    pub stored: Vec<Change>,
     timeout: Option<Instant>,
     wire: VecDeque<(Instant, Datagram)>,
 }
@@ -98,21 +107,33 @@ impl Rig {
 
     /// The same with mappings.
     pub fn with_plan(plan: Plan) -> Self {
+        Self::with_bootstrap(plan, Arc::default())
+    }
+
+    /// The same with a bootstrap server at [`BOOTSTRAP`].
+    pub fn with_bootstrap(plan: Plan, profiles: Arc<Profiles>) -> Self {
         let setup = Setup {
             settings: Settings {
                 id: "gw".into(),
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
                 server: server::Settings {
-                    join: Join::Open,
+                    policy: Policy {
+                        join: Join::Open,
+                        ..Policy::default()
+                    },
                     lifetime_grace: Duration::from_secs(30),
+                    listeners: listeners(),
+                    bootstrap_profiles: profiles,
                 },
-                listeners: vec!["coap://127.0.0.1:5683".into()],
+                admin: AdminAccess::All,
+                has_store: true,
             },
             limits: Limits::default(),
             parameters: coap::Parameters::default(),
             models: Arc::new(Models::builtin()),
             plan,
+            engine: None,
             seed: [7; 32],
         };
         let mut rig = Self {
@@ -121,6 +142,7 @@ impl Rig {
             devices: Vec::new(),
             broker: Broker::default(),
             events: Vec::new(),
+            stored: Vec::new(),
             timeout: None,
             wire: VecDeque::new(),
         };
@@ -328,7 +350,13 @@ impl Rig {
                 Output::Datagram { route, bytes } => self
                     .wire
                     .push_back((arrival, Datagram::ToDevice(route, bytes))),
+                Output::Store(change) => self.stored.push(change),
+                Output::Admin { .. } => {}
                 Output::Event(event) => self.events.push(event),
+                Output::Work(mut work) => {
+                    work.run();
+                    self.gateway.handle(self.now, Input::Worked(work));
+                }
                 Output::Timeout(at) => {
                     self.timeout = at;
                     break;
@@ -425,6 +453,22 @@ impl Device {
             .map(|request| format!("/{}", request.path.join("/")))
             .collect()
     }
+}
+
+/// Where the gateway is reached; the constants are the places here.
+fn listeners() -> Vec<Listener> {
+    [
+        ("coap://10.0.0.254:5683", false, Purpose::Management),
+        ("coap://10.0.0.254:5783", false, Purpose::Bootstrap),
+        ("coaps://10.0.0.254:5684", true, Purpose::Management),
+        ("coaps://10.0.0.254:5784", true, Purpose::Bootstrap),
+    ]
+    .map(|(uri, secure, purpose)| Listener {
+        uri: uri.into(),
+        secure,
+        purpose,
+    })
+    .into()
 }
 
 /// How the devices see the gateway.

@@ -4,16 +4,15 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::layers::unreadable;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Severity, Source};
 use crate::lwm2m::model::Models;
-use crate::mapping::Source;
 
 /// The largest file read; mappings and object definitions are far below.
 const MAX_FILE: u64 = 8 << 20;
 
-/// Reads the mapping files of these files and folders, in an order that
+/// Reads the TOML files of these files and folders (mappings, bootstrap profiles), in an order that
 /// [`Plan::compile`](crate::mapping::Plan::compile) takes. A folder that is not there holds none.
-pub fn mapping_sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<Diagnostic>) {
+pub fn toml_sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
     let mut sources = Vec::new();
     for file in files(paths, "toml", &mut diagnostics) {

@@ -7,7 +7,8 @@ use toml::de::DeValue;
 
 use super::files::in_folder;
 use super::sections::{self, Draft};
-use super::{DEFAULT_FILE, Join, Loaded};
+use super::{Config, DEFAULT_FILE, Join, Loaded};
+use crate::agent::mqtt::{Address, Part};
 use crate::diagnostic::{Diagnostic, Reader, Severity};
 
 /// Variables of the environment that are configuration begin with it.
@@ -179,21 +180,91 @@ impl Layers {
             .iter()
             .find(|(name, _)| name == "CREDENTIALS_DIRECTORY")
             .map(|(_, folder)| Path::new(folder));
-        let mqtt = &mut self.draft.config.mqtt;
-        for (source, target) in [
-            (self.draft.password.take(), &mut mqtt.password),
-            (self.draft.key.take(), &mut mqtt.key),
-        ] {
-            match source.map(|source| source.resolve(credentials)) {
-                None => {}
-                Some(Ok(secret)) => *target = Some(secret),
-                Some(Err(mut failure)) => {
-                    if sources.unreadable_secrets == Missing::Warning {
-                        failure.severity = Severity::Warning;
-                    }
-                    self.diagnostics.push(*failure);
-                }
+        let Config { mqtt, devices, .. } = &mut self.draft.config;
+        let password = self.draft.password.take();
+        let key = self.draft.key.take();
+        let devices_key = self.draft.devices_key.take();
+        let failures = [
+            password.and_then(|source| {
+                let resolved = source.resolve(credentials);
+                resolved.map(|secret| mqtt.password = Some(secret)).err()
+            }),
+            key.and_then(|source| {
+                let located = source.locate(credentials);
+                located.map(|key| mqtt.tls.key = Some(key)).err()
+            }),
+            devices_key.and_then(|source| {
+                let resolved = source.resolve(credentials);
+                resolved.map(|secret| devices.key = Some(secret)).err()
+            }),
+        ];
+        let key_is_missing = failures[1].is_some();
+        for mut failure in failures.into_iter().flatten() {
+            if sources.unreadable_secrets == Missing::Warning {
+                failure.severity = Severity::Warning;
             }
+            self.diagnostics.push(*failure);
+        }
+        self.check_tls(sources, key_is_missing);
+    }
+
+    /// Checks the files for TLS to the broker, each mistake where the file is named.
+    fn check_tls(&mut self, sources: &Sources, key_is_missing: bool) {
+        let Draft {
+            config,
+            ca_file_at,
+            cert_file_at,
+            key_at,
+            ..
+        } = &self.draft;
+        let mut tls = config.mqtt.tls.clone();
+        if key_is_missing {
+            // Said already; without the key its certificate cannot be checked.
+            tls.cert_file = None;
+        }
+        for problem in tls.problems() {
+            let at = match problem.part {
+                Part::Authorities => ca_file_at,
+                Part::Certificate => cert_file_at,
+                Part::Key => key_at,
+            };
+            let elsewhere = problem.unreadable && problem.part == Part::Key;
+            let severity = if elsewhere && sources.unreadable_secrets == Missing::Warning {
+                Severity::Warning
+            } else {
+                Severity::Error
+            };
+            self.diagnostics.extend(at.clone().map(|at| Diagnostic {
+                severity,
+                code: if elsewhere {
+                    "unreadable-secret"
+                } else {
+                    "bad-certificate"
+                },
+                message: problem.message,
+                hint: problem.hint,
+                ..at
+            }));
+        }
+        let secure = config
+            .mqtt
+            .url
+            .parse::<Address>()
+            .map_or(true, |address| address.transport.is_secure());
+        if secure {
+            return;
+        }
+        for at in [ca_file_at, cert_file_at, key_at].into_iter().flatten() {
+            self.diagnostics.push(Diagnostic {
+                severity: Severity::Warning,
+                code: "unused-key",
+                message: format!(
+                    "this has no effect, because the connection to {} is not secured",
+                    config.mqtt.url
+                ),
+                hint: "write `mqtts://` or `wss://` at the beginning of [mqtt] url".to_owned(),
+                ..at.clone()
+            });
         }
     }
 

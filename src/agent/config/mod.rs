@@ -1,6 +1,7 @@
 //! The configuration: a file, drop-ins beside it, the environment, flags; made into a [`Config`]
 //! once, with every mistake collected.
 
+mod attachments;
 pub(in crate::agent) mod files;
 mod layers;
 mod scalar;
@@ -12,14 +13,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use files::{mapping_sources, models};
+pub use attachments::AttachmentFiles;
+pub use files::{models, toml_sources};
 pub(in crate::agent) use layers::unreadable;
 pub use layers::{Missing, Override, Sources};
-pub use secret::Secret;
 pub use text::template;
 
-use crate::agent::mqtt::VersionChoice;
+use crate::agent::mqtt::{Tls, VersionChoice};
 use crate::diagnostic::Diagnostic;
+use crate::secret::Secret;
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/lwm2mqtt/lwm2mqtt.toml";
@@ -98,7 +100,7 @@ impl Gateway {
 /// `[mqtt]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mqtt {
-    /// Where the broker is; of a sound form, but only `mqtt://` can be connected to.
+    /// Where the broker is; of a sound form.
     pub url: String,
     /// Which protocol version to speak.
     pub version: VersionChoice,
@@ -110,12 +112,8 @@ pub struct Mqtt {
     pub username: Option<String>,
     /// Sent at connecting.
     pub password: Option<Secret>,
-    /// Certificates that the broker's is checked against; not built.
-    pub ca_file: Option<PathBuf>,
-    /// Our certificate; not built.
-    pub cert_file: Option<PathBuf>,
-    /// Its key; not built.
-    pub key: Option<Secret>,
+    /// `ca_file`, `cert_file` and `key`.
+    pub tls: Tls,
     /// The longest silence before we ask whether the broker is there; 1 s to 65 535 s.
     pub keep_alive: Duration,
     /// Which administration is possible over MQTT; not built.
@@ -137,9 +135,7 @@ impl Default for Mqtt {
             base_topic: "lwm2mqtt".to_owned(),
             username: None,
             password: None,
-            ca_file: None,
-            cert_file: None,
-            key: None,
+            tls: Tls::default(),
             keep_alive: Duration::from_secs(30),
             admin: AdminVerbs::Read,
             reply_topics: Vec::new(),
@@ -165,15 +161,21 @@ pub enum AdminVerbs {
 pub struct Devices {
     /// Listeners without security.
     pub coap: Vec<SocketAddr>,
-    /// Listeners with DTLS; not built.
+    /// Listeners with DTLS.
     pub coaps: Vec<SocketAddr>,
+    /// Our certificate for devices that have certificates, the leaf first.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<Secret>,
+    /// The authorities that may vouch for any device's certificate.
+    pub ca_file: Option<PathBuf>,
     /// Who may register.
     pub join: Join,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
     /// Longer lifetimes are brought down to this; not built.
     pub lifetime_max: Option<Duration>,
-    /// `[devices.bootstrap]`; not built.
+    /// `[devices.bootstrap]`
     pub bootstrap: Bootstrap,
 }
 
@@ -182,6 +184,9 @@ impl Default for Devices {
         Self {
             coap: Vec::new(),
             coaps: vec![SocketAddr::from(([0; 16], 5684))],
+            cert_file: None,
+            key: None,
+            ca_file: None,
             join: Join::Known,
             lifetime_grace: Duration::from_secs(30),
             lifetime_max: None,
@@ -208,6 +213,8 @@ pub struct Bootstrap {
     pub coap: Vec<SocketAddr>,
     /// Listeners with DTLS.
     pub coaps: Vec<SocketAddr>,
+    /// Files and folders with bootstrap profiles.
+    pub profiles: Vec<PathBuf>,
 }
 
 impl Default for Bootstrap {
@@ -215,6 +222,7 @@ impl Default for Bootstrap {
         Self {
             coap: Vec::new(),
             coaps: vec![SocketAddr::from(([0; 16], 5784))],
+            profiles: vec![PathBuf::from("/etc/lwm2mqtt/bootstrap.d")],
         }
     }
 }

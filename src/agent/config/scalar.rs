@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::agent::mqtt::{Address, AddressError};
+use crate::agent::mqtt::Address;
 use crate::diagnostic::Item;
 
 /// A duration within bounds, `"30s"`, `"1h 30m"`.
@@ -93,40 +93,18 @@ pub(super) fn address(item: &Item<'_>, text: &str) -> Option<SocketAddr> {
     None
 }
 
-/// The URL of a broker. Of a transport that is not built the form is checked.
+/// The URL of a broker.
 pub(super) fn broker_url(item: &Item<'_>) -> Option<String> {
     let text = item.text("mqtt://localhost:1883")?;
-    let error = match text.parse::<Address>() {
-        Ok(_) => return Some(text.to_owned()),
-        Err(error) => error,
-    };
-    let AddressError::NotBuilt(scheme) = &error else {
-        item.error(
-            "bad-url",
-            error.to_string(),
-            "write it like \"mqtt://localhost:1883\"",
-        );
-        return None;
-    };
-    let rest = text.get(scheme.len() + 3..).unwrap_or_default();
-    // A WebSocket has a path, which no other address has.
-    let authority = match scheme.as_str() {
-        "ws" | "wss" => rest.split('/').next().unwrap_or_default(),
-        _ => rest,
-    };
-    if let Err(error) = format!("mqtt://{authority}").parse::<Address>() {
-        let hint = format!("write it like \"{scheme}://broker.example:8883\"");
-        item.error("bad-url", error.to_string(), hint);
-        return None;
+    match text.parse::<Address>() {
+        Ok(_) => Some(text.to_owned()),
+        Err(error) => {
+            let hint = "write it like \"mqtt://localhost:1883\", \"mqtts://broker.example\" or \
+                        \"wss://broker.example/mqtt\"";
+            item.error("bad-url", error.to_string(), hint);
+            None
+        }
     }
-    item.warning(
-        "not-built",
-        format!(
-            "{scheme}:// is not built in this version: the agent will not connect to the broker"
-        ),
-        "use mqtt:// to a broker on this host or on a network of its own",
-    );
-    Some(text.to_owned())
 }
 
 /// A path of a file or folder.

@@ -1,40 +1,13 @@
 //! Passwords and keys: where they come from, and that they are never shown.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::agent::mqtt::Key;
 use crate::diagnostic::{Diagnostic, Item};
+use crate::secret::Secret;
 
 /// The largest file that is taken for a secret.
 const MAX_SECRET: usize = 64 * 1024;
-
-/// A secret text; shown as `Secret(…)`, always.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes custody of a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one who needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
-}
 
 /// A secret as the configuration names it; read when all layers are merged.
 pub(super) struct SecretSource {
@@ -104,25 +77,35 @@ impl SecretSource {
 
     /// The secret, from the disk where it is there.
     pub(super) fn resolve(self, credentials: Option<&Path>) -> Result<Secret, Box<Diagnostic>> {
-        let Self {
-            origin,
-            mut failure,
-        } = self;
-        let read = match origin {
+        let read = match self.origin {
             Origin::Literal(secret) => return Ok(secret),
             Origin::File(path) => read(&path),
-            Origin::Credential(name) => match credentials {
-                Some(folder) => read(&folder.join(name)),
-                None => Err(format!(
-                    "credential `{name}`: CREDENTIALS_DIRECTORY is not set"
-                )),
-            },
+            Origin::Credential(name) => credential(credentials, &name).and_then(|path| read(&path)),
         };
-        read.map_err(|message| {
-            failure.message = message;
-            Box::new(failure)
-        })
+        read.map_err(|message| failed(self.failure, message))
     }
+
+    /// Where the key is that the secret is, without reading it.
+    pub(super) fn locate(self, credentials: Option<&Path>) -> Result<Key, Box<Diagnostic>> {
+        match self.origin {
+            Origin::Literal(secret) => Ok(Key::Literal(secret)),
+            Origin::File(path) => Ok(Key::File(path)),
+            Origin::Credential(name) => credential(credentials, &name)
+                .map(Key::File)
+                .map_err(|message| failed(self.failure, message)),
+        }
+    }
+}
+
+fn failed(failure: Diagnostic, message: String) -> Box<Diagnostic> {
+    Box::new(Diagnostic { message, ..failure })
+}
+
+/// The file of a credential.
+fn credential(folder: Option<&Path>, name: &str) -> Result<PathBuf, String> {
+    folder
+        .map(|folder| folder.join(name))
+        .ok_or_else(|| format!("credential `{name}`: CREDENTIALS_DIRECTORY is not set"))
 }
 
 /// A name of systemd credentials is one file name.
@@ -139,13 +122,20 @@ fn credential_name(item: &Item<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The content of a file without the line end that editors leave.
-fn read(path: &Path) -> Result<Secret, String> {
+/// The content of a file.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| format!("{shown}: {error}"))?;
     if bytes.len() > MAX_SECRET {
         return Err(format!("{shown} has more than {MAX_SECRET} bytes"));
     }
+    Ok(bytes)
+}
+
+/// The content of a file without the line end that editors leave.
+fn read(path: &Path) -> Result<Secret, String> {
+    let shown = path.display();
+    let bytes = read_bytes(path)?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not text"))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let text = text.strip_suffix('\r').unwrap_or(text);

@@ -21,6 +21,11 @@ pub(super) struct Draft {
     pub(super) config: Config,
     pub(super) password: Option<SecretSource>,
     pub(super) key: Option<SecretSource>,
+    pub(super) devices_key: Option<SecretSource>,
+    /// Where `mqtt.ca_file`, `cert_file` and `key` were set last.
+    pub(super) ca_file_at: Option<Diagnostic>,
+    pub(super) cert_file_at: Option<Diagnostic>,
+    pub(super) key_at: Option<Diagnostic>,
     /// Where `devices.coap` was set last.
     pub(super) coap: Option<Diagnostic>,
     /// Where `devices.join` was set last.
@@ -38,10 +43,20 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
         upstream(&item, draft);
     }
     section(&mut root, "mappings", |table| {
-        paths(table, &mut draft.config.mappings.paths);
+        paths(
+            table,
+            "paths",
+            "/etc/lwm2mqtt/mappings.d",
+            &mut draft.config.mappings.paths,
+        );
     });
     section(&mut root, "models", |table| {
-        paths(table, &mut draft.config.models.paths);
+        paths(
+            table,
+            "paths",
+            "/etc/lwm2mqtt/models.d",
+            &mut draft.config.models.paths,
+        );
     });
     section(&mut root, "store", |table| {
         if let Some(item) = not_built(table, "path") {
@@ -119,15 +134,21 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
         draft.password =
             SecretSource::read(&item, "lwm2mqtt.mqtt-password").or(draft.password.take());
     }
-    for (key, target) in [
-        ("ca_file", &mut mqtt.ca_file),
-        ("cert_file", &mut mqtt.cert_file),
+    for (key, target, at) in [
+        ("ca_file", &mut mqtt.tls.ca_file, &mut draft.ca_file_at),
+        (
+            "cert_file",
+            &mut mqtt.tls.cert_file,
+            &mut draft.cert_file_at,
+        ),
     ] {
-        if let Some(item) = not_built(table, key) {
+        if let Some(item) = table.take(key) {
+            *at = Some(place(&item));
             *target = scalar::path(&item, "/etc/lwm2mqtt/ca.pem");
         }
     }
-    if let Some(item) = not_built(table, "key") {
+    if let Some(item) = table.take("key") {
+        draft.key_at = Some(place(&item));
         draft.key = SecretSource::read(&item, "lwm2mqtt.mqtt-key").or(draft.key.take());
     }
     if let Some(item) = table.take("keep_alive") {
@@ -169,8 +190,20 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
         draft.coap = Some(place(&item));
         set(&mut devices.coap, scalar::addresses(&item));
     }
-    if let Some(item) = not_built(table, "coaps") {
+    if let Some(item) = table.take("coaps") {
         set(&mut devices.coaps, scalar::addresses(&item));
+    }
+    for (key, target) in [
+        ("cert_file", &mut devices.cert_file),
+        ("ca_file", &mut devices.ca_file),
+    ] {
+        if let Some(item) = table.take(key) {
+            *target = scalar::path(&item, "/etc/lwm2mqtt/ca.pem");
+        }
+    }
+    if let Some(item) = table.take("key") {
+        draft.devices_key =
+            SecretSource::read(&item, "lwm2mqtt.devices-key").or(draft.devices_key.take());
     }
     if let Some(item) = table.take("join") {
         draft.join = Some(place(&item));
@@ -192,12 +225,18 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
     }
     section(table, "bootstrap", |table| {
         let bootstrap = &mut devices.bootstrap;
-        if let Some(item) = not_built(table, "coap") {
+        if let Some(item) = table.take("coap") {
             set(&mut bootstrap.coap, scalar::addresses(&item));
         }
-        if let Some(item) = not_built(table, "coaps") {
+        if let Some(item) = table.take("coaps") {
             set(&mut bootstrap.coaps, scalar::addresses(&item));
         }
+        paths(
+            table,
+            "profiles",
+            "/etc/lwm2mqtt/bootstrap.d",
+            &mut bootstrap.profiles,
+        );
     });
 }
 
@@ -315,13 +354,13 @@ fn set_some(table: &mut Table<'_>, example: &str, key: &'static str, target: &mu
     }
 }
 
-fn paths(table: &mut Table<'_>, target: &mut Vec<PathBuf>) {
-    if let Some(item) = table.take("paths")
-        && let Some(texts) = item.texts("/etc/lwm2mqtt/mappings.d")
+fn paths(table: &mut Table<'_>, key: &'static str, example: &str, target: &mut Vec<PathBuf>) {
+    if let Some(item) = table.take(key)
+        && let Some(texts) = item.texts(example)
     {
         *target = texts
             .iter()
-            .filter_map(|(item, _)| scalar::path(item, "/etc/lwm2mqtt/mappings.d"))
+            .filter_map(|(item, _)| scalar::path(item, example))
             .collect();
     }
 }

@@ -95,34 +95,30 @@ fn the_generated_file_is_the_default_configuration() {
             .iter()
             .all(|code| code.starts_with("not-built"))
     );
-    assert_eq!(defaults, 21);
+    assert_eq!(defaults, 22);
 }
 
 #[test]
 fn the_examples_of_the_generated_file_are_sound() {
     let folder = Folder::new("examples");
-    let text: Vec<&str> = template()
+    // Its sections, and in each what stands there as an example.
+    let is_key = |line: &str| {
+        let key = line.split_once(" = ");
+        line.starts_with("[[") || key.is_some_and(|(key, _)| !key.contains(' '))
+    };
+    let mut sections: String = template()
         .lines()
-        .filter_map(|line| {
-            let example = line.strip_prefix("# ")?;
-            let is_example = example.starts_with("[[")
-                || example
-                    .split_once(" = ")
-                    .is_some_and(|(key, _)| !key.contains(' '));
-            // The section of an example is the last one before it.
-            is_example.then_some(example)
+        .filter_map(|line| match line.strip_prefix("# ") {
+            Some(example) => is_key(example).then_some(example),
+            None => line.starts_with('[').then_some(line),
         })
+        .flat_map(|line| [line, "\n"])
         .collect();
-    let mut sections = String::from("[gateway]\n");
-    for line in text {
-        match line.split(' ').next() {
-            Some("client_id") => sections.push_str("[mqtt]\n"),
-            Some("lifetime_max") => sections.push_str("[devices]\n"),
-            Some("http") => sections.push_str("[admin]\n"),
-            _ => {}
-        }
-        sections.push_str(line);
-        sections.push('\n');
+    // Files that are named are read.
+    let [authority, ours, _] = certificates();
+    for (named, content) in [("ca.pem", authority), ("gateway.pem", ours)] {
+        let path = folder.write(named, &content).display().to_string();
+        sections = sections.replace(&format!("/etc/lwm2mqtt/{named}"), &path);
     }
     let file = folder.write("a.toml", &sections);
     let loaded = Config::load_from(&Sources {
@@ -236,22 +232,14 @@ fn what_is_not_built_is_checked_and_named_and_stops_nothing() {
     let folder = Folder::new("unbuilt");
     let file = folder.write(
         "main.toml",
-        "[mqtt]\nurl = \"mqtts://broker:8883\"\n[homeassistant]\ndiscovery = true\n[[upstream]]\nuri = \"coap://x\"\n",
+        "[mqtt]\nadmin = \"all\"\n[homeassistant]\ndiscovery = true\n[[upstream]]\nuri = \"coap://x\"\n",
     );
     let loaded = Config::load_from(&sources(Some(file), &[]));
     assert_eq!(
         codes(&loaded),
         ["not-built 2:1", "not-built 4:1", "not-built 5:3"]
     );
-    let config = loaded.config.unwrap();
-    // The run refuses this one, instead of connecting in clear.
-    assert!(
-        config
-            .mqtt
-            .url
-            .parse::<crate::agent::mqtt::Address>()
-            .is_err()
-    );
+    assert!(loaded.config.is_some());
     let wrong = folder.write("wrong.toml", "[homeassistant]\ndiscovery = \"yes\"\n");
     assert!(
         Config::load_from(&sources(Some(wrong), &[]))
@@ -277,7 +265,7 @@ fn a_secret_comes_from_a_file_or_a_credential_and_is_never_shown() {
             ("CREDENTIALS_DIRECTORY", &credentials),
         ]);
         let config = loaded.config.as_ref().unwrap();
-        assert_eq!(config.mqtt.password.as_ref().unwrap().expose(), "hunter2");
+        assert_eq!(config.mqtt.password.as_ref().unwrap().expose(), b"hunter2");
         assert!(!format!("{loaded:?}").contains("hunter2"));
     }
     let file = folder.write(
@@ -331,5 +319,224 @@ fn an_open_or_a_closed_door_is_said() {
         assert_eq!(loaded.diagnostics.len(), 1);
         assert_eq!(loaded.diagnostics[0].code, code);
         assert!(loaded.diagnostics[0].place.is_some());
+    }
+}
+
+/// An authority, and a certificate with its key, in PEM.
+fn certificates() -> [String; 3] {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new([]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new([]).unwrap();
+    let ours = params.signed_by(&key, &issuer).unwrap().pem();
+    [authority, ours, key.serialize_pem()]
+}
+
+fn only_for_the_owner(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// What is said of a configuration with these files under `[mqtt]`.
+fn found_in(folder: &Folder, lines: &str) -> Vec<Diagnostic> {
+    let file = folder.write("main.toml", &format!("[mqtt]\n{lines}"));
+    let mut diagnostics = Config::load_from(&sources(Some(file), &[])).diagnostics;
+    diagnostics.retain(|diagnostic| diagnostic.code != "no-listener");
+    diagnostics
+}
+
+#[test]
+fn files_for_tls_that_are_sound_leave_nothing_to_say() {
+    let folder = Folder::new("tls-sound");
+    let [authority, ours, key] = certificates();
+    let ca = folder.write("ca.pem", &authority);
+    // The chain may follow.
+    let cert = folder.write("cert.pem", &format!("{ours}{authority}"));
+    let key = folder.write("key.pem", &key);
+    only_for_the_owner(&key);
+    let lines = format!(
+        "url = \"mqtts://broker.example\"\nca_file = {ca:?}\ncert_file = {cert:?}\n\
+         key = {{ file = {key:?} }}\n"
+    );
+    assert_eq!(found_in(&folder, &lines), []);
+    // In clear they would do nothing.
+    let lines = lines.replace("mqtts://", "ws://");
+    let found = found_in(&folder, &lines);
+    let places: Vec<_> = found
+        .iter()
+        .map(|found| (found.code, found.place.as_ref().unwrap().line))
+        .collect();
+    assert_eq!(
+        places,
+        [("unused-key", 3), ("unused-key", 4), ("unused-key", 5)]
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_file_for_tls_is_said_where_the_file_is_named() {
+    let folder = Folder::new("tls-wrong");
+    let [authority, ours, key] = certificates();
+    let [_, _, other_key] = certificates();
+    for (name, content) in [
+        ("ca.pem", authority.as_str()),
+        ("cert.pem", &ours),
+        ("key.pem", &key),
+        ("other.pem", &other_key),
+        ("open.pem", &key),
+        ("cut.pem", &ours[..200]),
+        ("cut-key.pem", &key[..60]),
+        ("der.pem", "\u{30}\u{7f}"),
+        ("typed.pem", &ours.replacen("MI", "M*", 1)),
+        (
+            "locked.pem",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        ),
+        (
+            "curve.pem",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ),
+        ("text.pem", "hello"),
+    ] {
+        let path = folder.write(name, content);
+        if name != "open.pem" {
+            only_for_the_owner(&path);
+        }
+    }
+    let sound = ["ca.pem", "cert.pem", "key.pem"];
+    for (files, line, code, words) in [
+        (
+            ["absent.pem", sound[1], sound[2]],
+            3,
+            "bad-certificate",
+            "cannot be read",
+        ),
+        (
+            ["text.pem", sound[1], sound[2]],
+            3,
+            "bad-certificate",
+            "has no certificate in PEM",
+        ),
+        (
+            ["key.pem", sound[1], sound[2]],
+            3,
+            "bad-certificate",
+            "has no certificate in PEM",
+        ),
+        (
+            ["cut.pem", sound[1], sound[2]],
+            3,
+            "bad-certificate",
+            "the line with -----END is missing",
+        ),
+        (
+            ["typed.pem", sound[1], sound[2]],
+            3,
+            "bad-certificate",
+            "is not base64",
+        ),
+        (
+            [sound[0], "absent.pem", sound[2]],
+            4,
+            "bad-certificate",
+            "cannot be read",
+        ),
+        (
+            [sound[0], "der.pem", sound[2]],
+            4,
+            "bad-certificate",
+            "has no certificate in PEM",
+        ),
+        (
+            [sound[0], sound[1], "absent.pem"],
+            5,
+            "unreadable-secret",
+            "cannot be read",
+        ),
+        (
+            [sound[0], sound[1], "cert.pem"],
+            5,
+            "bad-certificate",
+            "is no private key in PEM",
+        ),
+        (
+            [sound[0], sound[1], "cut-key.pem"],
+            5,
+            "bad-certificate",
+            "the line with -----END",
+        ),
+        (
+            [sound[0], sound[1], "other.pem"],
+            5,
+            "bad-certificate",
+            "the key is not that of the certificate",
+        ),
+        (
+            [sound[0], sound[1], "open.pem"],
+            5,
+            "bad-certificate",
+            "is open to every user",
+        ),
+        (
+            [sound[0], sound[1], "locked.pem"],
+            5,
+            "bad-certificate",
+            "has a passphrase",
+        ),
+        (
+            [sound[0], sound[1], "curve.pem"],
+            5,
+            "bad-certificate",
+            "this kind of private key",
+        ),
+    ] {
+        let [ca, cert, key] = files.map(|name| folder.0.join(name));
+        let lines = format!(
+            "url = \"mqtts://broker.example\"\nca_file = {ca:?}\ncert_file = {cert:?}\n\
+             key = {{ file = {key:?} }}\n"
+        );
+        let found = found_in(&folder, &lines);
+        let [found] = found.as_slice() else {
+            panic!("{files:?}: {found:?}");
+        };
+        let place = found.place.as_ref().unwrap();
+        assert_eq!((found.code, place.line), (code, line), "{files:?}: {found}");
+        assert!(found.message.contains(words), "{found}");
+        assert!(!found.hint.is_empty() && found.is_error());
+    }
+    // Everything at once, and one without the other.
+    let lines = "url = \"wss://x\"\nca_file = \"/absent/ca\"\ncert_file = \"/absent/cert\"\n";
+    assert_eq!(found_in(&folder, lines).len(), 2);
+    let lines = "url = \"wss://x\"\nkey = { file = \"/absent/key\" }\n";
+    let found = found_in(&folder, lines);
+    assert!(found[0].message.contains("without its certificate"));
+}
+
+#[test]
+fn a_key_of_a_credential_that_is_not_here_is_a_warning_to_check_only() {
+    let folder = Folder::new("tls-credential");
+    let [_, ours, _] = certificates();
+    let cert = folder.write("cert.pem", &ours);
+    let file = folder.write(
+        "main.toml",
+        &format!(
+            "[mqtt]\nurl = \"mqtts://x\"\ncert_file = {cert:?}\n\
+             key = {{ credential = \"lwm2mqtt.mqtt-key\" }}\n"
+        ),
+    );
+    for (missing, severity) in [
+        (Missing::Error, Severity::Error),
+        (Missing::Warning, Severity::Warning),
+    ] {
+        for credentials in [None, Some(("CREDENTIALS_DIRECTORY", "/nonexistent"))] {
+            let loaded = Config::load_from(&Sources {
+                unreadable_secrets: missing,
+                ..sources(Some(file.clone()), credentials.as_slice())
+            });
+            assert_eq!(codes(&loaded), ["unreadable-secret 4:1"]);
+            assert_eq!(loaded.diagnostics[0].severity, severity);
+        }
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::reader::{Packet, Reader};
 use super::settings::Settings;
-use super::{Event, Version, words, writer};
+use super::stream::{self, Stream};
+use super::{Event, Version, explain, words, writer};
 use crate::gateway::outbox::{Outgoing, Session, Ticket};
 use crate::gateway::publish::{Message, Qos};
 
@@ -44,6 +44,9 @@ pub(super) struct Connection {
     pub(super) since: Instant,
     read: Box<dyn AsyncRead + Send + Unpin>,
     write: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Whether what was written must be flushed, and whether it was.
+    is_layered: bool,
+    is_flushed: bool,
     reader: Reader,
     out: BytesMut,
     keep_alive: Duration,
@@ -69,35 +72,47 @@ pub(super) async fn open(settings: Settings, version: Version) -> Result<Connect
 
 async fn greet(settings: &Settings, version: Version) -> Result<Connection, Failure> {
     let broken = |error: io::Error| Failure::Other(words::io(&error, settings));
-    let address = &settings.address;
-    let found: Vec<_> = tokio::net::lookup_host((address.host.as_str(), address.port))
-        .await
-        .map_err(|error| {
-            let host = &address.host;
-            Failure::Other(format!("the name {host:?} does not resolve ({error})"))
-        })?
-        .collect();
-    let stream = TcpStream::connect(&*found).await.map_err(broken)?;
-    stream.set_nodelay(true).map_err(broken)?;
-    let (mut read, mut write) = stream.into_split();
+    let Stream {
+        mut read,
+        mut write,
+        is_layered,
+        identity,
+    } = stream::open(settings).await?;
+    let unanswered = || match &identity {
+        Some(identity) if identity.was_asked() => {
+            Failure::Unanswered(explain::unidentified(settings))
+        }
+        _ => Failure::Unanswered(words::unanswered(settings)),
+    };
 
     let mut out = BytesMut::new();
     writer::connect(version, settings, &mut out).map_err(Failure::Other)?;
-    write.write_all_buf(&mut out).await.map_err(broken)?;
+    // A broker that does not want us may have closed the connection already. Why stands in what it
+    // sent before.
+    let written = async {
+        write.write_all_buf(&mut out).await?;
+        write.flush().await
+    };
+    let written = written.await;
 
     let mut reader = Reader::new(version);
     let (session, keep_alive) = loop {
         match read.read_buf(&mut reader.buffer).await {
             Ok(0) => return Err(unanswered()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    // TLS ended without close_notify.
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
                 return Err(unanswered());
             }
             Err(error) => return Err(broken(error)),
             Ok(_) => {}
         }
         if !reader.may_be_connack() {
-            let reason = "what answers there is not an MQTT broker: no CONNACK came first";
-            return Err(Failure::Other(reason.into()));
+            return Err(Failure::Other(words::no_broker(&reader.buffer)));
         }
         let packet = reader
             .next()
@@ -117,6 +132,7 @@ async fn greet(settings: &Settings, version: Version) -> Result<Connection, Fail
             _ => {}
         }
     };
+    written.map_err(broken)?;
     if !settings.subscriptions.is_empty() {
         writer::subscribe(version, SUBSCRIBE_ID, &settings.subscriptions, &mut out)
             .map_err(Failure::Other)?;
@@ -126,8 +142,10 @@ async fn greet(settings: &Settings, version: Version) -> Result<Connection, Fail
         version,
         session,
         since: now,
-        read: Box::new(read),
-        write: Box::new(write),
+        read,
+        write,
+        is_layered,
+        is_flushed: true,
         reader,
         out,
         keep_alive: keep_alive.map_or(settings.keep_alive, |seconds| {
@@ -143,10 +161,6 @@ async fn greet(settings: &Settings, version: Version) -> Result<Connection, Fail
             .map(|subscription| subscription.filter.clone())
             .collect(),
     })
-}
-
-fn unanswered() -> Failure {
-    Failure::Unanswered("the broker closed the connection before it answered".into())
 }
 
 impl Connection {
@@ -198,10 +212,9 @@ impl Connection {
             self.reader.buffer.reserve(READ);
             tokio::select! {
                 biased;
-                written = self.write.write_buf(&mut self.out), if !self.out.is_empty() => {
-                    if written.map_err(broken)? == 0 {
-                        return Err(broken(io::ErrorKind::BrokenPipe.into()));
-                    }
+                written = push(&mut self.write, &mut self.out), if !self.out.is_empty() || !self.is_flushed => {
+                    let length = written.map_err(broken)?;
+                    self.is_flushed = length == 0 || !self.is_layered;
                     self.last_write = Instant::now();
                 }
                 read = self.read.read_buf(&mut self.reader.buffer) => {
@@ -313,6 +326,21 @@ impl Connection {
     }
 }
 
+/// Writes some of `out`, or flushes when it is empty: then 0 bytes were written. Cancel-safe.
+async fn push(
+    write: &mut Box<dyn AsyncWrite + Send + Unpin>,
+    out: &mut BytesMut,
+) -> io::Result<usize> {
+    if out.is_empty() {
+        write.flush().await?;
+        return Ok(0);
+    }
+    match write.write_buf(out).await? {
+        0 => Err(io::ErrorKind::BrokenPipe.into()),
+        length => Ok(length),
+    }
+}
+
 /// What came in, before the caller has taken it.
 pub(super) enum Incoming {
     Event(Event),
@@ -372,5 +400,46 @@ impl Tickets {
     /// Messages sent on this connection and not acknowledged.
     pub(super) fn unacknowledged(&self) -> usize {
         self.sent.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::BufWriter;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_layer_keeps_back_is_flushed() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let (read, write) = tokio::io::split(ours);
+        let now = Instant::now();
+        let mut connection = Connection {
+            version: Version::V5,
+            session: Session::default(),
+            since: now,
+            read: Box::new(read),
+            write: Box::new(BufWriter::new(write)),
+            is_layered: true,
+            is_flushed: true,
+            reader: Reader::new(Version::V5),
+            out: BytesMut::new(),
+            keep_alive: Duration::from_secs(60),
+            last_write: now,
+            last_read: now,
+            ping: None,
+            refused_room: false,
+            filters: Vec::new(),
+        };
+        let settings = Settings::new("mqtts://localhost".parse().unwrap(), "gateway");
+        let (mut tickets, mut inbox) = (Tickets::default(), VecDeque::new());
+        writer::ping(&mut connection.out);
+        let mut seen = [0; 2];
+        tokio::select! {
+            ended = connection.run(&settings, &mut tickets, &mut inbox) => panic!("{ended:?}"),
+            read = theirs.read_exact(&mut seen) => assert_eq!(read.unwrap(), 2),
+            () = tokio::time::sleep(Duration::from_secs(5)) => panic!("nothing came"),
+        }
+        assert_eq!(seen, [0xC0, 0]);
     }
 }

@@ -12,18 +12,25 @@
 //! Of the library rumqttc its packet types and their encoding are used, and not its event loop;
 //! docs/decisions/0002-mqtt-client.md has the measurements.
 
+mod address;
 mod backoff;
 mod connection;
+mod explain;
 mod link;
 mod reader;
 mod settings;
+mod stream;
+mod tls;
+mod websocket;
 mod words;
 mod writer;
 
 use std::time::Duration;
 
+pub use address::{Address, AddressError, Transport};
 pub use link::{Link, connect};
-pub use settings::{Address, AddressError, Settings, Subscription, VersionChoice};
+pub use settings::{Settings, Subscription, VersionChoice};
+pub use tls::{Key, Part, Problem, Tls};
 
 use crate::gateway::outbox::{Session, Ticket};
 use crate::gateway::publish::Message;

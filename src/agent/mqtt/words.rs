@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::address::Transport;
+use super::explain;
 use super::settings::Settings;
 
 /// Why a CONNECT was refused: a Reason Code of MQTT 5 §3.2.2.2, or, below 0x80, a return code of
@@ -77,6 +79,10 @@ pub(super) fn reason(code: u8) -> String {
 /// Why a connection could not be made, or did not last.
 pub(super) fn io(error: &io::Error, settings: &Settings) -> String {
     let address = &settings.address;
+    if let Some(error) = explain::of_tls(error) {
+        // After the handshake, only our own certificate can displease (RFC 8446 §4.4.2.4).
+        return explain::tls(error, settings, true);
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             format!("connection refused: is the broker running at {address}?")
@@ -89,6 +95,26 @@ pub(super) fn io(error: &io::Error, settings: &Settings) -> String {
         | io::ErrorKind::BrokenPipe => "the broker closed the connection".into(),
         _ => format!("{address}: {error}"),
     }
+}
+
+/// The connection ended where CONNACK should have come.
+pub(super) fn unanswered(settings: &Settings) -> String {
+    let closed = "the broker closed the connection before it answered";
+    match settings.address.transport {
+        Transport::Tcp => format!("{closed}; if it wants TLS, write mqtts:// into [mqtt] url"),
+        _ => closed.into(),
+    }
+}
+
+/// What begins like this is no answer of a broker.
+pub(super) fn no_broker(begin: &[u8]) -> String {
+    let what = match begin {
+        // A TLS alert (RFC 8446 §5.1).
+        [0x15, 0x03, ..] => "it speaks TLS; write mqtts:// into [mqtt] url",
+        [b'H', b'T', ..] => "it is a web server; write ws:// into [mqtt] url if it has a WebSocket",
+        _ => "no CONNACK came first",
+    };
+    format!("what answers there is not an MQTT broker: {what}")
 }
 
 #[cfg(test)]

@@ -14,12 +14,16 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::security::Security;
+use super::wire::{News, Wire};
 use crate::agent::run::Clock;
+use crate::agent::{dtls, entropy};
 use crate::client::simulated::{Profile, Simulated};
 use crate::client::{
     Account, Client, Config, Counters, Event, Formats, Input, Limits, Output, Retry,
 };
 use crate::coap::{self, Peer};
+use crate::dtls::{Limits as DtlsLimits, Mux};
 use crate::lwm2m::{ContentFormat, Version};
 use crate::route::Route;
 use crate::time::{Instant, Now, UnixTime};
@@ -28,8 +32,6 @@ use crate::time::{Instant, Now, UnixTime};
 const STARTED_PER_SECOND: u32 = 250;
 /// How long a device may take to de-register before it is switched off.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
-/// The largest datagram that a device takes: a block of 1024 bytes and its options.
-const DATAGRAM: usize = 2048;
 /// Descriptors that the process needs beside one a device.
 const OTHER_DESCRIPTORS: u64 = 64;
 
@@ -37,6 +39,8 @@ const OTHER_DESCRIPTORS: u64 = 64;
 #[derive(Clone, Debug)]
 pub(in crate::agent) struct Fleet {
     pub(in crate::agent) server: SocketAddr,
+    /// How the devices secure what they send; `None` for not at all.
+    pub(in crate::agent) security: Option<Security>,
     pub(in crate::agent) devices: u32,
     /// Endpoint names are this and a number.
     pub(in crate::agent) prefix: String,
@@ -59,7 +63,18 @@ pub(in crate::agent) struct Fleet {
 pub(in crate::agent) struct Report {
     pub(in crate::agent) device: u32,
     pub(in crate::agent) at: UnixTime,
-    pub(in crate::agent) event: Event,
+    pub(in crate::agent) seen: Seen,
+}
+
+/// What it was.
+#[derive(Debug)]
+pub(in crate::agent) enum Seen {
+    /// Something of LwM2M.
+    Client(Event),
+    /// A secure session stands, with this cipher suite.
+    Secured(&'static str),
+    /// A secure session came to nothing, or to its end; a sentence.
+    NotSecured(String),
 }
 
 /// What all devices did together, counted while they run.
@@ -106,22 +121,38 @@ impl Fleet {
                 .with_context(|| format!("no socket for device {}", self.endpoint_name(index)))?;
             let device = Device {
                 index,
-                socket,
-                server: Peer::Route(Route {
-                    listener: 0,
-                    address: self.server,
-                }),
+                wire: self.wire(index, socket)?,
+                server: self.peer(),
                 client: self.client(index, clock.now()),
                 clock,
                 reports: reports.clone(),
                 totals: totals.clone(),
                 counted: Counters::default(),
+                unreachable: 0,
             };
             tasks.spawn(device.run(stop.clone()));
         }
         drop(reports);
         while tasks.join_next().await.is_some() {}
         Ok(())
+    }
+
+    /// The server as the device's messages know it; what secures them is the wire's business.
+    fn peer(&self) -> Peer {
+        Peer::Route(Route {
+            listener: 0,
+            address: self.server,
+        })
+    }
+
+    fn wire(&self, index: u32, socket: UdpSocket) -> anyhow::Result<Wire> {
+        let Some(security) = &self.security else {
+            return Ok(Wire::new(socket));
+        };
+        let mut rng = StdRng::from_seed(entropy::seed()?);
+        let connect = security.connect(&self.endpoint_name(index), rng.random());
+        let mux = Mux::new(dtls::client_engine()?, DtlsLimits::default(), &mut rng);
+        Ok(Wire::secured(socket, self.server, mux, connect))
     }
 
     fn client(&self, index: u32, now: Now) -> Client<Simulated> {
@@ -132,10 +163,7 @@ impl Fleet {
             interval: self.interval,
         };
         let (behaviour, tree) = Simulated::device(now, &profile, seed.random());
-        let peer = Peer::Route(Route {
-            listener: 0,
-            address: self.server,
-        });
+        let peer = self.peer();
         let config = Config {
             endpoint: self.endpoint_name(index),
             accounts: vec![Account {
@@ -166,13 +194,15 @@ impl Fleet {
 /// One device on its socket.
 struct Device {
     index: u32,
-    socket: UdpSocket,
+    wire: Wire,
     server: Peer,
     client: Client<Simulated>,
     clock: Clock,
     reports: mpsc::Sender<Report>,
     totals: Arc<Totals>,
     counted: Counters,
+    /// Of the wire's count, what stands in the totals.
+    unreachable: u64,
 }
 
 impl Device {
@@ -185,9 +215,9 @@ impl Device {
             };
             let wake = [next, leave_by].into_iter().flatten().min();
             tokio::select! {
-                readable = self.socket.readable() => {
+                readable = self.wire.readable() => {
                     if readable.is_ok() {
-                        self.receive();
+                        self.wire.receive(self.clock.now()).await;
                     }
                 }
                 () = sleep_until(self.clock, wake) => {
@@ -195,12 +225,11 @@ impl Device {
                     if leave_by.is_some_and(|at| at <= now.instant) {
                         return;
                     }
+                    self.wire.timeout(now).await;
                     self.client.handle(now, Input::Timeout);
                 }
-                _ = stop.wait_for(|stop| *stop), if leave_by.is_none() => {
-                    if let Ok(Some(_)) = self.socket.take_error() {
-                        self.note_unreachable();
-                    }
+                () = is_true(&mut stop), if leave_by.is_none() => {
+                    self.wire.note_error();
                     let now = self.clock.now();
                     leave_by = Some(now.instant + LEAVE_WITHIN);
                     self.client.handle(now, Input::Stop);
@@ -209,55 +238,47 @@ impl Device {
         }
     }
 
-    /// Does all that the client wants; `None` when it is done for good, else when to wake it.
+    /// Does all that client and wire want; `None` when the device is done for good, else when to
+    /// wake it.
     async fn drain(&mut self) -> Option<Option<Instant>> {
         loop {
+            while let Some(bytes) = self.wire.next() {
+                let (peer, bytes) = (self.server, bytes.as_slice());
+                self.client
+                    .handle(self.clock.now(), Input::Datagram { peer, bytes });
+            }
+            while let Some(news) = self.wire.news() {
+                let seen = match news {
+                    News::Secured(suite) => Seen::Secured(suite),
+                    News::Failed(reason) => Seen::NotSecured(reason.to_string()),
+                    News::Closed => Seen::NotSecured("the server ended it".into()),
+                };
+                self.report(seen).await?;
+            }
             match self.client.poll() {
-                Output::Datagram { bytes, .. } => {
-                    // the error is an earlier datagram's (ICMP), and this one has not left; if it
-                    // does not leave now either, the message layer repeats it
-                    if self.socket.send(&bytes).await.is_err() {
-                        self.note_unreachable();
-                        _ = self.socket.send(&bytes).await;
-                    }
+                Output::Datagram { bytes, .. } => self.wire.send(self.clock.now(), &bytes).await,
+                Output::Event(Event::Stopped) => {
+                    self.wire.close(self.clock.now()).await;
+                    return None;
                 }
-                Output::Event(Event::Stopped) => return None,
-                Output::Event(event) => {
-                    let report = Report {
-                        device: self.index,
-                        at: self.clock.now().unix,
-                        event,
-                    };
-                    self.reports.send(report).await.ok()?;
-                }
+                Output::Event(event) => self.report(Seen::Client(event)).await?,
+                // What the wire sent may have brought something about.
+                Output::Timeout(_) if self.wire.has_news() => {}
                 Output::Timeout(next) => {
                     self.count();
-                    return Some(next);
+                    return Some([next, self.wire.next_timeout()].into_iter().flatten().min());
                 }
             }
         }
     }
 
-    /// Takes the datagrams that wait.
-    fn receive(&mut self) {
-        let mut buffer = [0; DATAGRAM];
-        loop {
-            match self.socket.try_recv(&mut buffer) {
-                Ok(length) => {
-                    let peer = self.server;
-                    let bytes = &buffer[..length];
-                    self.client
-                        .handle(self.clock.now(), Input::Datagram { peer, bytes });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // nothing listens there at present; the message layer repeats
-                Err(_) => self.note_unreachable(),
-            }
-        }
-    }
-
-    fn note_unreachable(&self) {
-        self.totals.unreachable.fetch_add(1, Ordering::Relaxed);
+    async fn report(&mut self, seen: Seen) -> Option<()> {
+        let report = Report {
+            device: self.index,
+            at: self.clock.now().unix,
+            seen,
+        };
+        self.reports.send(report).await.ok()
     }
 
     fn count(&mut self) {
@@ -274,7 +295,15 @@ impl Device {
         );
         add(&totals.requests, counters.requests, before.requests);
         add(&totals.refused, counters.refused, before.refused);
+        let unreachable = self.wire.unreachable;
+        add(&totals.unreachable, unreachable, self.unreachable);
+        self.unreachable = unreachable;
     }
+}
+
+/// Waits until it is true, or will never be.
+async fn is_true(flag: &mut watch::Receiver<bool>) {
+    _ = flag.wait_for(|flag| *flag).await;
 }
 
 /// Waits for an instant of the core; for ever if there is none.

@@ -334,3 +334,37 @@ fn forgetting_a_peer_forgets_its_observations() {
     assert_eq!(alone.sent(), reset(2));
     assert_ne!(Failure::Abandoned, Failure::Reset);
 }
+
+#[test]
+fn an_observation_goes_on_with_the_peer_that_it_was_carried_over_to() {
+    let mut alone = Alone::new();
+    let (id, request) = observe(&mut alone);
+    let token = request.token;
+    alone.endpoint.rebind(alone.now, peer(1), peer(2));
+
+    let next = notification(Kind::NonConfirmable, 1, token, 11);
+    alone.endpoint.receive(alone.now, peer(2), &next.encode());
+    assert_eq!(notified(&mut alone, id).0.payload, b"11");
+
+    let late = notification(Kind::Confirmable, 2, token, 12);
+    alone.endpoint.receive(alone.now, peer(1), &late.encode());
+    assert_eq!(alone.sent(), reset(2));
+    alone.assert_quiet();
+}
+
+#[test]
+fn what_the_new_peer_had_of_its_own_gives_way_to_what_is_carried_over() {
+    let mut alone = Alone::new();
+    let (id, request) = observe(&mut alone);
+    let own = Request::new(Code::GET, ["3", "0", "1"]);
+    let asked = alone.endpoint.request(alone.now, peer(2), own).unwrap();
+    alone.sent().unwrap();
+    alone.endpoint.rebind(alone.now, peer(1), peer(2));
+    assert!(matches!(
+        alone.event(),
+        Some(Event::Response { exchange, result: Err(Failure::Abandoned) }) if exchange == asked
+    ));
+    let next = notification(Kind::NonConfirmable, 1, request.token, 11);
+    alone.endpoint.receive(alone.now, peer(2), &next.encode());
+    assert_eq!(notified(&mut alone, id).0.payload, b"11");
+}

@@ -185,6 +185,13 @@ impl Models {
             })
     }
 
+    /// A resource as the newest version of its object that has it defines it.
+    pub fn newest_resource(&self, object: Id, resource: Id) -> Option<ResourceModel<'_>> {
+        self.versions(object)
+            .filter_map(|version| version.resource(resource))
+            .last()
+    }
+
     /// The type of a resource in the given version of its object (as [`Self::object`] finds it),
     /// else in the newest version that has the resource: devices that do not tell their
     /// object's version, or tell an old one, send newer resources all the same.
@@ -316,6 +323,16 @@ impl<'a> ObjectModel<'a> {
         self.object
             .forms_of(self.edition as usize)
             .map(move |form| this.resource_of(form))
+    }
+
+    /// Its first resources for a sentence: `0 (Object ID), 1 (Object Instance ID), …`.
+    pub fn outline(&self) -> String {
+        let known: Vec<String> = self
+            .resources()
+            .take(8)
+            .map(|resource| format!("{} ({})", resource.id, resource.name))
+            .collect();
+        format!("{}, …", known.join(", "))
     }
 
     fn resource_of(&self, form: &Form) -> ResourceModel<'a> {

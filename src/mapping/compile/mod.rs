@@ -12,26 +12,17 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::name::{objection, short_hash};
+use super::Plan;
 use super::pattern::parse_id;
 use super::profile::{InstanceNames, Profile, SignalRule, Unmapped};
-use super::select::{EndpointPattern, Selector};
+use super::select::Selector;
 use super::template::{Field, Template};
-use super::{Plan, profile::newest_resource};
-use crate::diagnostic::{At, Diagnostic, Item, Reader, Table};
+use crate::diagnostic::{At, Diagnostic, Item, Reader, Source, Table};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::path::{Id, Level, Path};
+use crate::name::{objection, short_hash};
+use crate::name_pattern::NamePattern;
 use signal::Defaults;
-
-/// A mapping file.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Its path, for diagnostics; two files are of one folder when what stands before the last `/`
-    /// is the same.
-    pub file: String,
-    /// Its content.
-    pub text: String,
-}
 
 /// What became of mapping files.
 #[derive(Clone, Debug)]
@@ -106,9 +97,7 @@ fn read_file(
     scope: Scope<'_>,
     text: &str,
 ) -> Option<(Selector, Profile, String, At)> {
-    if let Some(schema) = root.require("schema", "begin the file with `schema = 1`") {
-        read_schema(&schema);
-    }
+    root.schema("mappings");
     let mut profile = Profile::unmapped(scope.base);
     profile.hash = short_hash(text.as_bytes());
     let id = root
@@ -135,7 +124,7 @@ fn read_file(
         read_instances(table, &mut profile.instances, &mut places);
     }
     let mut rules: Vec<(SignalRule, At)> = Vec::new();
-    for table in tables(root.take("signal"), "signal") {
+    for table in root.tables("signal") {
         let at = table.at().clone();
         if let Some(rule) =
             signal::read(table, scope, &selector, &defaults, profile.area.as_deref())
@@ -145,7 +134,7 @@ fn read_file(
     }
     rules.sort_by_key(|(rule, _)| rule.pattern.specificity());
     (profile.signals, places.rules) = rules.into_iter().unzip();
-    for table in tables(root.take("command"), "command") {
+    for table in root.tables("command") {
         read_command(table, scope, &mut profile.commands);
     }
     root.not_built(&[
@@ -166,38 +155,6 @@ fn read_file(
     clash::find(&profile, scope, &places);
     let (id, at) = id?;
     Some((selector, profile, id, at))
-}
-
-fn read_schema(item: &Item<'_>) {
-    if let Some(version) = item.integer(0..=i64::MAX)
-        && version != 1
-    {
-        item.error(
-            "bad-schema",
-            format!("this version reads mappings of schema 1, not {version}"),
-            "write `schema = 1`",
-        );
-    }
-}
-
-/// The tables of `[[name]]`.
-fn tables<'a>(item: Option<Item<'a>>, name: &'static str) -> Vec<Table<'a>> {
-    let Some(item) = item else {
-        return Vec::new();
-    };
-    if item.is_table() {
-        item.error(
-            "bad-type",
-            format!("there may be several of `{name}`"),
-            format!("write `[[{name}]]` with two brackets"),
-        );
-        return Vec::new();
-    }
-    let items = item.list("[{ … }]").unwrap_or_default();
-    items
-        .into_iter()
-        .filter_map(|item| item.table(name, "{ … }"))
-        .collect()
 }
 
 fn read_profile(mut table: Table<'_>, profile: &mut Profile) -> Option<(String, At)> {
@@ -250,17 +207,8 @@ fn read_selector(item: Option<Item<'_>>, scope: Scope<'_>) -> Selector {
         return selector;
     };
     selector.never = table.is_empty();
-    if let Some(item) = table.take("endpoint")
-        && let Some(text) = item.text("urn:dev:ops:32473-*")
-    {
-        match EndpointPattern::parse(text) {
-            Ok(pattern) => selector.endpoint = Some(pattern),
-            Err(reason) => item.error(
-                "bad-regex",
-                format!("the expression cannot be used: {reason}"),
-                "write a regular expression behind `re:`, or a name with `*` and `?`",
-            ),
-        }
+    if let Some(item) = table.take("endpoint") {
+        selector.endpoint = NamePattern::read(&item, "urn:dev:ops:32473-*");
     }
     if let Some(item) = table.take("objects") {
         for (item, text) in item.texts("3342 >=1.0").unwrap_or_default() {
@@ -322,7 +270,7 @@ fn check_device_name(item: &Item<'_>, template: &Template, selector: &Selector) 
     let one_device = selector
         .endpoint
         .as_ref()
-        .is_some_and(EndpointPattern::is_exact);
+        .is_some_and(NamePattern::is_exact);
     if !one_device && !template.has(Field::Endpoint) && !template.has(Field::EndpointTail) {
         item.warning(
             "shared-name",
@@ -455,7 +403,7 @@ fn executable(item: &Item<'_>, text: &str, scope: Scope<'_>) -> Option<Path> {
         subject::unknown_object(item, scope, object);
         return Some(path);
     }
-    match newest_resource(scope.models, object, resource) {
+    match scope.models.newest_resource(object, resource) {
         Some(model) if model.operations.execute => Some(path),
         Some(model) => {
             item.error(

@@ -7,7 +7,6 @@ use crate::lwm2m::model::{Models, ResourceModel};
 use crate::lwm2m::path::Id;
 use crate::lwm2m::value::DataType;
 use crate::mapping::pattern::PathPattern;
-use crate::mapping::profile::newest_resource;
 
 /// What a signal is about, as far as the models know it.
 #[derive(Default)]
@@ -62,7 +61,7 @@ impl<'a> Subject<'a> {
             })
             .filter_map(|model| model.resource(resource))
             .last();
-        subject.resource = matched.or_else(|| newest_resource(scope.models, object, resource));
+        subject.resource = matched.or_else(|| scope.models.newest_resource(object, resource));
         match subject.resource {
             None => unknown_resource(item, scope.models, object, resource),
             Some(resource) => check_resource(item, &resource, pattern),
@@ -146,18 +145,13 @@ pub(super) fn unknown_resource(item: &Item<'_>, models: &Models, object: Id, res
     let Some(model) = models.object(object, None) else {
         return;
     };
-    let known: Vec<String> = model
-        .resources()
-        .take(8)
-        .map(|resource| format!("{} ({})", resource.id, resource.name))
-        .collect();
     item.error(
         "unknown-resource",
         format!(
             "object {object} ({}) has no resource {resource}",
             model.name
         ),
-        format!("it has {}, …", known.join(", ")),
+        format!("it has {}", model.outline()),
     );
 }
 

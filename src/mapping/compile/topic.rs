@@ -3,8 +3,8 @@
 use super::{Scope, Selector};
 use crate::diagnostic::{Item, suggestion};
 use crate::mapping::pattern::PathPattern;
-use crate::mapping::select::EndpointPattern;
 use crate::mapping::template::{Field, Template, TemplateError};
+use crate::name_pattern::NamePattern;
 
 /// What the gateway itself uses below `{base}/d/{device}/`.
 const RESERVED: [&str; 11] = [
@@ -161,7 +161,7 @@ pub(super) fn distinguishes(
     let one_device = selector
         .endpoint
         .as_ref()
-        .is_some_and(EndpointPattern::is_exact);
+        .is_some_and(NamePattern::is_exact);
     if !one_device && !has(&[Field::Device, Field::Endpoint, Field::EndpointTail]) {
         item.warning(
             "shared-topic",

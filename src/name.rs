@@ -1,4 +1,4 @@
-//! Names that become one topic level.
+//! Names that become one topic level, and patterns of names.
 
 use sha2::{Digest, Sha256};
 
@@ -43,7 +43,7 @@ pub fn suffixed(name: &str, endpoint: &str) -> String {
 }
 
 /// The first six hex digits of a SHA-256.
-pub(super) fn short_hash(bytes: &[u8]) -> String {
+pub(crate) fn short_hash(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
     hash.iter()
         .take(3)
@@ -52,7 +52,7 @@ pub(super) fn short_hash(bytes: &[u8]) -> String {
 }
 
 /// Why `name` cannot be one topic level, in words that follow "`name` ".
-pub(super) fn objection(name: &str) -> Option<String> {
+pub(crate) fn objection(name: &str) -> Option<String> {
     if name.is_empty() {
         return Some("is empty".to_owned());
     }

@@ -1,0 +1,106 @@
+//! What strangers can make grow, and what was counted.
+
+use std::time::Duration;
+
+/// Caps on what peers can make grow. `Default` has the values that the fields name.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Established sessions. When one more comes, the one that has been silent longest gives way
+    /// (to the minute). 200 000; at most 8 million.
+    pub sessions: usize,
+    /// Handshakes under way with clients, in all; at least 1. When one more comes, the oldest
+    /// gives way: a new one is never refused. 4096; at most 4 million.
+    pub handshakes: usize,
+    /// The same for one source: an IPv4 address, or an IPv6 network of 64 bits. Many devices may
+    /// sit behind one address. 512.
+    pub handshakes_per_source: usize,
+    /// How long a handshake may take, retransmissions included. 90 s.
+    pub handshake_lifetime: Duration,
+    /// How long a session may be silent before it is closed: counted from the last datagram that
+    /// the peer authenticated. 24 h.
+    pub idle: Duration,
+    /// How long one cookie secret is used; a cookie is good for once to twice as long. 120 s.
+    pub cookie_period: Duration,
+    /// [`Work`](crate::dtls::Work)s that may be out at a time, at least 1; further costly
+    /// handshakes wait inside, where they can give way. 16.
+    pub work: usize,
+    /// Bytes of datagrams that wait for one [`Work`](crate::dtls::Work) to come back, 64 more
+    /// counted for each. 8 KiB.
+    pub waiting_bytes: usize,
+    /// After one failed handshake was told, how long further ones of the same source are only
+    /// counted. 10 s.
+    pub failure_interval: Duration,
+    /// Sources whose failures are told in one [`failure_interval`](Self::failure_interval). 1024.
+    pub failure_sources: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 200_000,
+            handshakes: 4096,
+            handshakes_per_source: 512,
+            handshake_lifetime: Duration::from_secs(90),
+            idle: Duration::from_secs(24 * 60 * 60),
+            cookie_period: Duration::from_secs(120),
+            work: 16,
+            waiting_bytes: 8 << 10,
+            failure_interval: Duration::from_secs(10),
+            failure_sources: 1024,
+        }
+    }
+}
+
+/// What happened, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams under 13 bytes, the least that a record has.
+    pub short_datagrams: u64,
+    /// Datagrams that do not begin with a whole DTLS record.
+    pub malformed_datagrams: u64,
+    /// Datagrams on a listener that serves no DTLS, and for no session of ours.
+    pub unserved_datagrams: u64,
+    /// Records that belong to no session: of a peer that we have forgotten, or forged.
+    pub strays: u64,
+    /// Records with a connection ID that none of our sessions has, or from another listener.
+    pub unknown_cids: u64,
+    /// Records for a session that it passed over: replayed, forged, or of no effect.
+    pub passed_over: u64,
+    /// ClientHellos that are malformed, fragmented or oversized, or come from the address of a
+    /// server that we are the client of.
+    pub bad_hellos: u64,
+    /// HelloVerifyRequests sent, which is hellos without good cookie.
+    pub hello_verify_requests: u64,
+    /// Proven hellos of a session that has already been established, come late or replayed.
+    pub late_hellos: u64,
+    /// Handshakes begun, in both roles.
+    pub handshakes_started: u64,
+    /// Handshakes that became sessions.
+    pub handshakes_completed: u64,
+    /// Handshakes that failed, with a reason.
+    pub handshakes_failed: u64,
+    /// Handshakes that gave way to newer ones because of a limit.
+    pub handshakes_evicted: u64,
+    /// Handshakes that their own client began anew.
+    pub handshakes_replaced: u64,
+    /// Failed handshakes that were not told, because their source had one told a moment ago.
+    pub failures_untold: u64,
+    /// Sessions that a new one from the same address took the place of (RFC 6347 §4.2.8).
+    pub sessions_replaced: u64,
+    /// Sessions that the peer closed.
+    pub sessions_closed: u64,
+    /// Sessions that ended by a fatal alert or another failure.
+    pub sessions_failed: u64,
+    /// Sessions closed because they were silent for [`Limits::idle`].
+    pub sessions_expired: u64,
+    /// Sessions that gave way to newer ones because of [`Limits::sessions`].
+    pub sessions_evicted: u64,
+    /// Sessions that went on at another address (RFC 9146 §6).
+    pub moved: u64,
+    /// Datagrams of the layer above for sessions that are not (any more) established.
+    pub unsendable: u64,
+    /// Datagrams dropped because too many waited for a [`Work`](crate::dtls::Work).
+    pub waiting_dropped: u64,
+    /// Sessions of an earlier process that could not be restored.
+    pub unrestored: u64,
+}

@@ -1,0 +1,368 @@
+//! A server, clients, and the network between them, in virtual time.
+
+mod basics;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::dtls::limits::Limits;
+use crate::dtls::mux::{Mux, Output, SessionId, Work};
+use crate::dtls::plain::Plain;
+use crate::dtls::{Connect, Credential, Engine, Fatal, Keys, PeerIdentity};
+use crate::route::Route;
+use crate::secret::Secret;
+use crate::time::{Instant, Now, UnixTime};
+
+/// When a run begins.
+const START: Now = Now {
+    instant: Instant::from_micros(1_000_000),
+    unix: UnixTime::from_millis(1_795_360_760_000),
+};
+
+/// The listener that the server serves.
+pub(crate) const LISTENER: u16 = 1;
+
+/// Both ends' engines.
+pub(crate) struct Engines {
+    pub(crate) server: Box<dyn Engine>,
+    pub(crate) client: Box<dyn Engine>,
+}
+
+/// Makes engines for a run: one for the server, and one a client.
+pub(crate) type MakeEngines<'a> = &'a dyn Fn() -> Engines;
+
+/// Engines without cryptography.
+pub(crate) fn plain() -> Engines {
+    Engines {
+        server: Box::new(Plain::new([11; 32])),
+        client: Box::new(Plain::new([12; 32])),
+    }
+}
+
+/// Engines whose handshakes pass for costly.
+fn costly() -> Engines {
+    let suites = [crate::dtls::plain::COSTLY];
+    Engines {
+        server: Box::new(Plain::new([11; 32]).with_suites(&suites)),
+        client: Box::new(Plain::new([12; 32]).with_suites(&suites)),
+    }
+}
+
+/// Everybody's key is their identity, doubled; those whose name begins with `?` are not known.
+struct Doubled;
+
+impl Keys for Doubled {
+    fn psk(&self, identity: &[u8]) -> Option<Secret> {
+        (!identity.starts_with(b"?")).then(|| Secret::new([identity, identity].concat()))
+    }
+
+    fn pins(&self, _: &[u8; 32]) -> bool {
+        false
+    }
+}
+
+/// What a session began with: the client's identity and its right key.
+pub(crate) fn credential(identity: &str) -> Credential {
+    Credential::Psk {
+        identity: identity.into(),
+        key: Secret::new(identity.repeat(2)),
+    }
+}
+
+/// A server with its clients.
+pub(crate) struct Rig {
+    pub(crate) now: Now,
+    pub(crate) server: Mux,
+    pub(crate) clients: Vec<Client>,
+    /// What the server told, without datagrams.
+    pub(crate) told: Vec<Output>,
+    /// Works that the server gave out; run at once unless `keep_work`.
+    pub(crate) works: VecDeque<Work>,
+    pub(crate) keep_work: bool,
+    /// Every datagram that reached the server, with where it came from.
+    pub(crate) to_server: Vec<(Route, Vec<u8>)>,
+    /// Every datagram that the server sent.
+    pub(crate) from_server: Vec<(Route, Vec<u8>)>,
+}
+
+/// A client behind an address of its own, which may change.
+pub(crate) struct Client {
+    pub(crate) mux: Mux,
+    pub(crate) address: SocketAddr,
+    pub(crate) session: SessionId,
+    pub(crate) established: bool,
+    pub(crate) received: Vec<Vec<u8>>,
+    pub(crate) failed: Vec<Fatal>,
+    pub(crate) closed: bool,
+    /// Whether what it sends gets lost.
+    pub(crate) cut_off: bool,
+}
+
+fn server_address() -> SocketAddr {
+    ([198, 51, 100, 1], 5684).into()
+}
+
+/// The address of a client, by number.
+pub(crate) fn address(number: u16) -> SocketAddr {
+    ([192, 0, 2, 1], 40_000 + number).into()
+}
+
+/// The same, as the server sees it.
+pub(crate) fn route(number: u16) -> Route {
+    Route {
+        listener: LISTENER,
+        address: address(number),
+    }
+}
+
+impl Rig {
+    pub(crate) fn new(make: MakeEngines<'_>) -> Self {
+        Self::with_limits(make, Limits::default())
+    }
+
+    pub(crate) fn with_limits(make: MakeEngines<'_>, limits: Limits) -> Self {
+        let mut server = Mux::new(make().server, limits, &mut StdRng::from_seed([1; 32]));
+        server.serve(LISTENER, Arc::new(Doubled));
+        Self {
+            now: START,
+            server,
+            clients: Vec::new(),
+            told: Vec::new(),
+            works: VecDeque::new(),
+            keep_work: false,
+            to_server: Vec::new(),
+            from_server: Vec::new(),
+        }
+    }
+
+    /// A client at the address of this number begins a handshake. Returns which client it is.
+    pub(crate) fn join(
+        &mut self,
+        make: MakeEngines<'_>,
+        number: u16,
+        credential: Credential,
+    ) -> usize {
+        self.join_with_cid(make, number, credential, &[])
+    }
+
+    /// The same, with a connection ID of its own when `cid` is not empty.
+    pub(crate) fn join_with_cid(
+        &mut self,
+        make: MakeEngines<'_>,
+        number: u16,
+        credential: Credential,
+        cid: &[u8],
+    ) -> usize {
+        let seed = [self.clients.len() as u8 + 2; 32];
+        let mut mux = Mux::new(
+            make().client,
+            Limits::default(),
+            &mut StdRng::from_seed(seed),
+        );
+        let server = Route {
+            listener: 0,
+            address: server_address(),
+        };
+        let connect = Connect {
+            credential,
+            cid: cid.to_vec(),
+        };
+        let session = mux.connect(self.now, server, connect).unwrap();
+        self.clients.push(Client {
+            mux,
+            address: address(number),
+            session,
+            established: false,
+            received: Vec::new(),
+            failed: Vec::new(),
+            closed: false,
+            cut_off: false,
+        });
+        self.settle();
+        self.clients.len() - 1
+    }
+
+    /// A client that is established.
+    pub(crate) fn established(&mut self, make: MakeEngines<'_>, number: u16) -> (usize, SessionId) {
+        let client = self.join(make, number, credential(&format!("device-{number}")));
+        (client, self.last_established())
+    }
+
+    /// The session that the server told of last.
+    pub(crate) fn last_established(&self) -> SessionId {
+        self.told
+            .iter()
+            .rev()
+            .find_map(|told| match told {
+                Output::Established { session, .. } => Some(*session),
+                _ => None,
+            })
+            .expect("a session")
+    }
+
+    /// Lets datagrams go to and fro until nothing moves.
+    pub(crate) fn settle(&mut self) {
+        loop {
+            let mut quiet = true;
+            for number in 0..self.clients.len() {
+                while let Some(output) = self.clients[number].mux.poll() {
+                    quiet = false;
+                    self.from_client(number, output);
+                }
+            }
+            while let Some(output) = self.server.poll() {
+                quiet = false;
+                self.from_server(output);
+            }
+            if !self.keep_work {
+                while let Some(work) = self.works.pop_front() {
+                    quiet = false;
+                    self.work(work);
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn from_client(&mut self, number: usize, output: Output) {
+        let client = &mut self.clients[number];
+        match output {
+            Output::Datagram { bytes, .. } => {
+                if !client.cut_off {
+                    let route = Route {
+                        listener: LISTENER,
+                        address: client.address,
+                    };
+                    self.to_server.push((route, bytes.clone()));
+                    self.server.receive(self.now, route, &bytes);
+                }
+            }
+            Output::App { bytes, .. } => client.received.push(bytes),
+            Output::Established { session, .. } => {
+                assert_eq!(session, client.session);
+                client.established = true;
+            }
+            Output::Closed { .. } => client.closed = true,
+            Output::Failed { reason, .. } => client.failed.push(reason),
+            Output::Moved { .. } => panic!("a server does not move"),
+            Output::Work(mut work) => {
+                work.run();
+                client.mux.worked(self.now, work);
+            }
+        }
+    }
+
+    fn from_server(&mut self, output: Output) {
+        match output {
+            Output::Datagram { route, bytes } => {
+                assert_eq!(route.listener, LISTENER);
+                let server = Route {
+                    listener: 0,
+                    address: server_address(),
+                };
+                for client in &mut self.clients {
+                    if client.address == route.address && !client.cut_off {
+                        client.mux.receive(self.now, server, &bytes);
+                    }
+                }
+                self.from_server.push((route, bytes));
+            }
+            Output::Work(work) => self.works.push_back(work),
+            told => self.told.push(told),
+        }
+    }
+
+    /// Runs a work and gives it back.
+    pub(crate) fn work(&mut self, mut work: Work) {
+        work.run();
+        self.server.worked(self.now, work);
+    }
+
+    /// A datagram that no client sent reaches the server.
+    pub(crate) fn inject(&mut self, route: Route, datagram: &[u8]) {
+        self.server.receive(self.now, route, datagram);
+        self.settle();
+    }
+
+    /// Lets time pass, with everything that falls due.
+    pub(crate) fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let clients = self.clients.iter().filter_map(|at| at.mux.next_timeout());
+            let next = clients.chain(self.server.next_timeout()).min();
+            let Some(next) = next.filter(|at| *at <= end.instant) else {
+                break;
+            };
+            self.now = self.now + next.since(self.now.instant);
+            self.server.timeout(self.now);
+            for client in &mut self.clients {
+                client.mux.timeout(self.now);
+            }
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// A client says something.
+    pub(crate) fn say(&mut self, client: usize, text: &str) {
+        let client = &mut self.clients[client];
+        client.mux.send(client.session, text.as_bytes());
+        self.settle();
+    }
+
+    /// The server says something.
+    pub(crate) fn answer(&mut self, session: SessionId, text: &str) {
+        self.server.send(session, text.as_bytes());
+        self.settle();
+    }
+
+    /// Takes what the server was told by this session's peer.
+    pub(crate) fn heard(&mut self, of: SessionId) -> Vec<String> {
+        let mut heard = Vec::new();
+        self.told.retain(|told| match told {
+            Output::App { session, bytes } if *session == of => {
+                heard.push(String::from_utf8(bytes.clone()).unwrap());
+                false
+            }
+            _ => true,
+        });
+        heard
+    }
+
+    /// Checks that a client and its session understand each other.
+    pub(crate) fn assert_works(&mut self, client: usize, session: SessionId) {
+        self.say(client, "anyone?");
+        assert_eq!(self.heard(session), ["anyone?"]);
+        self.answer(session, "yes");
+        assert_eq!(self.clients[client].received.pop().unwrap(), b"yes");
+    }
+
+    /// Whether the server has said that this session is over.
+    pub(crate) fn has_closed(&self, of: SessionId) -> bool {
+        let closed = |told: &Output| matches!(told, Output::Closed { session } if *session == of);
+        self.told.iter().any(closed)
+    }
+
+    /// The failures that the server told.
+    pub(crate) fn failures(&self) -> Vec<Fatal> {
+        self.told
+            .iter()
+            .filter_map(|told| match told {
+                Output::Failed { reason, .. } => Some(reason.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// A PSK identity.
+fn psk(identity: &str) -> PeerIdentity {
+    PeerIdentity::Psk(identity.into())
+}

@@ -1,0 +1,495 @@
+//! Administration: the same verbs for the command line, through the shell's socket, and for MQTT on
+//! `{base}/bridge/request/<verb>` as far as `[mqtt] admin` lets (MQTT contract §3).
+
+pub mod book;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json, json};
+
+use self::book::{Arguments, Entry, Keys};
+use crate::gateway::command::Asker;
+use crate::gateway::device::State;
+use crate::gateway::publish::{Message, Properties, Publish};
+use crate::gateway::{Event, Gateway};
+use crate::server::credentials::{File, Join, Stored};
+use crate::time::Now;
+
+/// The longest that a join window may be opened for.
+const WINDOW_MAX: Duration = Duration::from_secs(86_400);
+
+/// Which verbs are served on MQTT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdminAccess {
+    /// None.
+    Off,
+    /// Those that change nothing.
+    #[default]
+    Read,
+    /// All; keys are neither taken nor shown in any case.
+    All,
+}
+
+/// Why a request was not carried out. It repeats nothing that might be a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{detail}")]
+pub struct AdminError {
+    /// A short name, of the list of MQTT contract §5 where that has one.
+    pub kind: &'static str,
+    /// A sentence.
+    pub detail: String,
+}
+
+impl AdminError {
+    fn new(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+        }
+    }
+
+    fn parse(detail: String) -> Self {
+        Self::new("parse", detail)
+    }
+
+    fn access(detail: &str) -> Self {
+        Self::new("access", detail)
+    }
+}
+
+/// Whether a verb changes nothing; `None` when there is no such verb.
+fn is_reading(verb: &str) -> Option<bool> {
+    Some(match verb {
+        "device/list" | "device/show" | "status" => true,
+        "device/add" | "device/remove" | "device/approve" | "device/bootstrap" | "permit_join" => {
+            false
+        }
+        _ => return None,
+    })
+}
+
+impl Gateway {
+    /// Takes what the store held at start, before any input. What of it cannot stand is given back
+    /// with the reason, for a person.
+    pub fn restore(&mut self, now: Now, stored: Stored) -> Vec<String> {
+        let refused = self.server.with_book(now, |book| book.restore(now, stored));
+        self.pump(now);
+        refused
+            .into_iter()
+            .map(|(name, why)| {
+                format!(
+                    "device \"{}\" of the store is left out: {why}",
+                    name.escape_debug()
+                )
+            })
+            .collect()
+    }
+
+    /// Takes the files of devices as they are now. The mistakes that only show between them are
+    /// given back.
+    pub fn replace_files(
+        &mut self,
+        now: Now,
+        files: Vec<File>,
+    ) -> Vec<crate::diagnostic::Diagnostic> {
+        let found = self.server.with_book(now, |book| book.replace_files(files));
+        self.pump(now);
+        found
+    }
+
+    /// Answers a request of the machine itself: a JSON object with the `verb` and its arguments.
+    /// The answer is `{"ok":true,"result":…}` or `{"ok":false,"error":{"kind","detail"}}`.
+    pub(super) fn on_admin(&mut self, now: Now, request: &[u8]) -> String {
+        let outcome = serde_json::from_slice::<Map<String, Json>>(request)
+            // The words of the parser could repeat a value.
+            .map_err(|_| AdminError::parse("the request is not a JSON object".to_owned()))
+            .and_then(|mut object| match object.remove("verb") {
+                Some(Json::String(verb)) => self.admin(now, &verb, &object, Keys::Accepted),
+                _ => Err(AdminError::parse("the request has no \"verb\"".to_owned())),
+            });
+        match outcome {
+            Ok(result) => json!({ "ok": true, "result": result }),
+            Err(error) => json!({ "ok": false, "error": error }),
+        }
+        .to_string()
+    }
+
+    /// Carries out one verb.
+    fn admin(
+        &mut self,
+        now: Now,
+        verb: &str,
+        object: &Map<String, Json>,
+        keys: Keys,
+    ) -> Result<Json, AdminError> {
+        match is_reading(verb) {
+            None => {
+                return Err(AdminError::new(
+                    "unknown_command",
+                    format!("there is no verb \"{}\"", verb.escape_debug()),
+                ));
+            }
+            Some(false) if !self.settings.has_store => {
+                return Err(AdminError::new(
+                    "internal",
+                    "this agent runs without a store, so nothing can be changed; see [store] path",
+                ));
+            }
+            Some(_) => {}
+        }
+        match verb {
+            "device/list" => {
+                Arguments::new(object, &[])?;
+                Ok(to_json(&self.entries()))
+            }
+            "device/show" => self.show(object),
+            "device/add" => {
+                let added = self
+                    .server
+                    .with_book(now, |book| book::add(book, now, object, keys))?;
+                Ok(to_json(&self.seen(added)))
+            }
+            "device/remove" => self
+                .server
+                .with_book(now, |book| book::remove(book, object)),
+            "device/approve" => {
+                let approved = self
+                    .server
+                    .with_book(now, |book| book::approve(book, now, object))?;
+                Ok(to_json(&self.seen(approved)))
+            }
+            "permit_join" => self.permit_join(now, object),
+            "device/bootstrap" => {
+                let name = Arguments::new(object, &["name"])?.required("name")?;
+                self.start_bootstrap(now, name)
+            }
+            _ => {
+                Arguments::new(object, &[])?;
+                Ok(self.status(now))
+            }
+        }
+    }
+
+    /// Every device that has a record, and those that are or were here without one.
+    fn entries(&self) -> Vec<Entry> {
+        let book = self.server.book();
+        let mut entries: Vec<Entry> = book::entries(book)
+            .into_iter()
+            .map(|entry| self.seen(entry))
+            .collect();
+        for (index, device) in self.devices.iter().enumerate() {
+            let id = crate::server::DeviceId(index as u32);
+            if let Some(endpoint) = self.server.endpoint_name(id)
+                && !device.removed
+                && book.record_of(endpoint).is_none()
+                && book.grant_of(endpoint).is_none()
+            {
+                entries.push(self.seen(Entry::unlisted(endpoint)));
+            }
+        }
+        entries
+    }
+
+    /// Adds to an entry what is known of the device itself.
+    fn seen(&self, mut entry: Entry) -> Entry {
+        let device = self
+            .server
+            .device_of(&entry.endpoint)
+            .and_then(|id| self.device(id))
+            .filter(|device| !device.removed);
+        entry.state = Some(match device.map(|device| device.availability.state) {
+            None => "never_seen",
+            Some(State::Online) => "online",
+            Some(State::Offline) => "offline",
+        });
+        if let Some(device) = device {
+            entry.last_seen = Some(device.availability.last_seen.to_string());
+            entry.topic_name = Some(device.name.to_string());
+        }
+        entry
+    }
+
+    fn show(&self, object: &Map<String, Json>) -> Result<Json, AdminError> {
+        let name = Arguments::new(object, &["name"])?.required("name")?;
+        let entries = self.entries();
+        let entry = entries
+            .iter()
+            .find(|entry| entry.name == name)
+            .or_else(|| entries.iter().find(|entry| entry.endpoint == name))
+            .ok_or_else(|| unknown(name))?;
+        let mut shown = to_json(entry);
+        let registration = self
+            .server
+            .device_of(&entry.endpoint)
+            .and_then(|id| self.server.registration(id));
+        if let (Some(registration), Json::Object(shown)) = (registration, &mut shown) {
+            let objects = registration.objects.objects.iter();
+            let objects: BTreeMap<String, usize> = objects
+                .map(|object| (object.id.to_string(), object.instances.len()))
+                .collect();
+            shown.insert(
+                "registration".to_owned(),
+                json!({
+                    "lwm2m": registration.version.to_string(),
+                    "address": registration.peer.to_string(),
+                    "lifetime": registration.terms.lifetime().map(|it| it.as_secs()),
+                    "expires": registration.expires().map(|at| at.unix.to_string()),
+                    "queue_mode": registration.queue_mode(),
+                    "instances_by_object": objects,
+                }),
+            );
+        }
+        Ok(shown)
+    }
+
+    /// `{"seconds"}`: opens the join window for so long, or closes it.
+    fn permit_join(&mut self, now: Now, object: &Map<String, Json>) -> Result<Json, AdminError> {
+        let seconds = Arguments::new(object, &["seconds"])?.number("seconds")?;
+        let refusal = match self.server.book().join() {
+            Join::Window => None,
+            Join::Known => Some(
+                "join is \"known\", so a window would open nothing; write `join = \"window\"` under [devices], or approve the device by its name",
+            ),
+            Join::Open => Some("join is \"open\": anyone may come in already"),
+        };
+        if let Some(refusal) = refusal {
+            return Err(AdminError::new("conflict", refusal));
+        }
+        let duration = Duration::from_secs(seconds);
+        if duration > WINDOW_MAX {
+            return Err(AdminError::new(
+                "range",
+                format!(
+                    "a join window is open for {} s at most",
+                    WINDOW_MAX.as_secs()
+                ),
+            ));
+        }
+        if duration.is_zero() {
+            let was_open = self.server.with_book(now, |book| book.close_window(now));
+            if was_open {
+                self.report(now, Event::JoinWindowClosed);
+            }
+        } else {
+            self.server
+                .with_book(now, |book| book.open_window(now, duration));
+            self.report(now, Event::JoinWindowOpened { seconds });
+        }
+        Ok(json!({ "seconds": seconds }))
+    }
+
+    /// Makes a device bootstrap again.
+    fn start_bootstrap(&mut self, _now: Now, name: &str) -> Result<Json, AdminError> {
+        if self.server.book().find(name).is_none() {
+            return Err(unknown(name));
+        }
+        Err(AdminError::new(
+            "unknown_command",
+            "this version cannot make a device bootstrap; restart the device, or remove its keys there",
+        ))
+    }
+
+    /// What a person wants to see at one glance.
+    fn status(&self, now: Now) -> Json {
+        let book = self.server.book();
+        let devices = self.devices.iter().filter(|device| !device.removed);
+        let (online, offline): (Vec<_>, Vec<_>) =
+            devices.partition(|device| device.availability.state == State::Online);
+        let mut warnings = Vec::new();
+        if book.join() == Join::Open {
+            warnings.push("join is \"open\": anyone whom the transport lets in may register, under any name that has no credential".to_owned());
+        }
+        let listeners = &self.settings.server.listeners;
+        for listener in listeners {
+            if !listener.secure {
+                let uri = &listener.uri;
+                warnings.push(format!("{uri} is without security: anyone who reaches it can pretend to be a device that has no credential"));
+            }
+        }
+        if !self.settings.has_store {
+            warnings.push(
+                "there is no store: no device can be added, and what joins is forgotten at the end"
+                    .to_owned(),
+            );
+        }
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "gateway": self.settings.id,
+            "since": self.started.unix.to_string(),
+            "uptime": now.instant.since(self.started.instant).as_secs(),
+            "listeners": listeners.iter().map(|listener| &listener.uri).collect::<Vec<_>>(),
+            "sessions": self.server.sessions(),
+            "broker": { "connected": self.broker.may_publish() },
+            "devices": { "online": online.len(), "offline": offline.len(), "entered": book.len() },
+            "join": {
+                "policy": match book.join() {
+                    Join::Known => "known",
+                    Join::Window => "window",
+                    Join::Open => "open",
+                },
+                "window": book.window(now).map_or(0, |left| left.as_secs_f64().ceil() as u64),
+            },
+            "warnings": warnings,
+            "counters": self.named_counters(),
+        })
+    }
+
+    /// Whatever was dropped, refused or passed over, by name.
+    fn named_counters(&self) -> BTreeMap<String, u64> {
+        let own = to_json(&self.counters);
+        let own = own.as_object().cloned().unwrap_or_default();
+        own.into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_u64()?)))
+            .collect()
+    }
+
+    /// A request on `{base}/bridge/request/<verb>`.
+    pub(super) fn on_admin_message(&mut self, now: Now, verb: &str, message: &Message) {
+        let parsed = if message.payload.len() > self.limits.request {
+            Err(AdminError::parse(format!(
+                "the request is larger than {} bytes",
+                self.limits.request
+            )))
+        } else if message.payload.is_empty() {
+            Ok(Map::new())
+        } else {
+            serde_json::from_slice(&message.payload)
+                .map_err(|_| AdminError::parse("the request is not a JSON object".to_owned()))
+        };
+        let (mut object, mistake) = match parsed {
+            Ok(object) => (object, None),
+            Err(error) => (Map::new(), Some(error)),
+        };
+        let mut text = |key| match object.remove(key) {
+            Some(Json::String(text)) => Some(text),
+            _ => None,
+        };
+        let (id, reply_to) = (text("id"), text("reply_to"));
+        let (asker, bad_reply) = self.admin_asker(verb, id, reply_to, message);
+        let refusal = [
+            message
+                .retain
+                .then(|| AdminError::new("retained", "a retained request is not carried out")),
+            mistake,
+            bad_reply,
+            self.stopping
+                .then(|| AdminError::new("shutting_down", "the gateway is stopping")),
+            self.admin_refusal(verb),
+        ]
+        .into_iter()
+        .flatten()
+        .next();
+        let outcome = match refusal {
+            Some(error) => Err(error),
+            None => self.admin(now, verb, &object, Keys::Refused),
+        };
+        self.answer_admin(now, verb, &asker, outcome);
+    }
+
+    /// Whether `[mqtt] admin` keeps a verb away from MQTT.
+    fn admin_refusal(&self, verb: &str) -> Option<AdminError> {
+        let allowed = match (self.settings.admin, is_reading(verb)) {
+            // That there is no such verb is said later.
+            (_, None) | (AdminAccess::All, _) => true,
+            (AdminAccess::Read, Some(reading)) => reading,
+            (AdminAccess::Off, _) => false,
+        };
+        (!allowed).then(|| {
+            AdminError::access(
+                "[mqtt] admin does not allow this; use the command line on the gateway",
+            )
+        })
+    }
+
+    /// Who asks, and whether the answer may go where they want it.
+    fn admin_asker(
+        &mut self,
+        verb: &str,
+        id: Option<String>,
+        reply_to: Option<String>,
+        message: &Message,
+    ) -> (Asker, Option<AdminError>) {
+        self.command_count += 1;
+        let id = id.unwrap_or_else(|| format!("{}-{}", self.boot_tag(), self.command_count));
+        let wanted = message.response_topic.as_deref().or(reply_to.as_deref());
+        let forbidden = wanted.is_some_and(|topic| self.topics.is_forbidden_reply(topic));
+        let topic = match wanted {
+            Some(topic) if !forbidden => topic.into(),
+            _ => self.topics.bridge(&format!("response/{verb}")),
+        };
+        let error = forbidden.then(|| {
+            AdminError::parse(
+                "no answer can go to that topic: it is the gateway's own, or no topic to publish on"
+                    .to_owned(),
+            )
+        });
+        let asker = Asker {
+            id,
+            topic,
+            correlation: message.correlation.clone(),
+        };
+        (asker, error)
+    }
+
+    fn answer_admin(
+        &mut self,
+        now: Now,
+        verb: &str,
+        asker: &Asker,
+        outcome: Result<Json, AdminError>,
+    ) {
+        #[derive(Serialize)]
+        struct Payload<'a> {
+            id: &'a str,
+            op: &'a str,
+            status: &'a str,
+            #[serde(rename = "final")]
+            is_final: bool,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            result: Option<Json>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<AdminError>,
+            time: String,
+        }
+        let (result, error) = match outcome {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
+        };
+        let payload = Payload {
+            id: &asker.id,
+            op: verb,
+            status: if error.is_none() { "done" } else { "failed" },
+            is_final: true,
+            result,
+            error,
+            time: now.unix.to_string(),
+        };
+        let properties = Properties {
+            content_type: Some("application/json"),
+            correlation: asker.correlation.clone(),
+            ..Properties::default()
+        };
+        if let Ok(payload) = serde_json::to_vec(&payload) {
+            self.publish(Publish {
+                properties: Some(std::sync::Arc::new(properties)),
+                ..Publish::event(asker.topic.clone(), payload)
+            });
+        }
+    }
+}
+
+fn unknown(name: &str) -> AdminError {
+    AdminError::new(
+        "unknown_device",
+        format!(
+            "no device is called \"{}\"; `lwm2mqtt device list` shows them all",
+            name.escape_debug()
+        ),
+    )
+}
+
+fn to_json(value: &impl Serialize) -> Json {
+    serde_json::to_value(value).unwrap_or_default()
+}

@@ -1,0 +1,61 @@
+//! What the bootstrap server tells, as events.
+
+use crate::coap::Peer;
+use crate::gateway::{Event, Gateway};
+use crate::server::bootstrap::News;
+use crate::time::Now;
+
+impl Gateway {
+    pub(super) fn on_bootstrap(
+        &mut self,
+        now: Now,
+        peer: Peer,
+        endpoint: Option<&str>,
+        news: News,
+    ) {
+        let address = peer.to_string();
+        let name = endpoint.unwrap_or_default().to_owned();
+        let event = match news {
+            News::Started { profile } => Event::BootstrapStarted {
+                endpoint: name,
+                address,
+                profile,
+            },
+            News::Reached(step) => Event::BootstrapProgress {
+                endpoint: name,
+                step: step.to_string(),
+            },
+            News::Done {
+                written,
+                seconds,
+                notes,
+            } => Event::BootstrapDone {
+                endpoint: name,
+                written,
+                seconds,
+                notes,
+            },
+            News::Failed { step, detail } => Event::BootstrapFailed {
+                endpoint: name,
+                step: step.to_string(),
+                detail,
+            },
+            News::Packed { profile, written } => Event::BootstrapPack {
+                endpoint: name,
+                address,
+                profile,
+                written,
+            },
+            News::Refused(refusal) => {
+                self.counters.refused += 1;
+                Event::BootstrapRefused {
+                    endpoint: endpoint.map(str::to_owned),
+                    address,
+                    code: refusal.code.to_string(),
+                    detail: refusal.detail,
+                }
+            }
+        };
+        self.report(now, event);
+    }
+}

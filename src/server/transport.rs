@@ -1,0 +1,176 @@
+//! By what road messages come and go: in clear, or through a DTLS session.
+//!
+//! The message layer knows peers, the network knows routes. Here the one is found from the other,
+//! and a device that comes back by a new session is given what it had by its last one.
+
+use super::*;
+
+/// A socket that devices reach us at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// As a device writes it, `coaps://192.0.2.1:5684`.
+    pub uri: String,
+    /// Whether what comes there is DTLS.
+    pub secure: bool,
+    /// What is served there.
+    pub purpose: Purpose,
+}
+
+impl Server {
+    /// A datagram came.
+    pub fn receive(&mut self, now: Now, route: Route, datagram: &[u8]) {
+        match &mut self.mux {
+            Some(mux) if self.settings.is_secure(route.listener) => {
+                mux.receive(now, route, datagram);
+            }
+            _ if self.settings.is_secure(route.listener) => {}
+            _ => self.endpoint.receive(now.instant, route.into(), datagram),
+        }
+        self.pump(now);
+    }
+
+    /// The shell has run a step of a handshake.
+    pub fn worked(&mut self, now: Now, work: dtls::Work) {
+        if let Some(mux) = &mut self.mux {
+            mux.worked(now, work);
+        }
+        self.pump(now);
+    }
+
+    /// Serves with another engine: our certificate or the authorities changed. Sessions that stand
+    /// go on.
+    pub fn set_engine(&mut self, engine: Box<dyn dtls::Engine>) {
+        if let Some(mux) = &mut self.mux {
+            mux.set_engine(engine);
+        }
+    }
+
+    /// Every session that another process can go on with. They are of no use here afterwards.
+    pub fn save_sessions(&mut self) -> Vec<dtls::Saved> {
+        self.mux.as_mut().map(Mux::save).unwrap_or_default()
+    }
+
+    /// Goes on with the sessions of an earlier process; how many there were.
+    pub fn restore_sessions(&mut self, now: Now, sessions: Vec<dtls::Saved>) -> usize {
+        let restored = match &mut self.mux {
+            Some(mux) => mux.restore(now, sessions),
+            None => 0,
+        };
+        self.pump(now);
+        restored
+    }
+
+    /// What the secure transport dropped or refused.
+    pub fn dtls_counters(&self) -> Option<dtls::Counters> {
+        Some(self.mux.as_ref()?.counters())
+    }
+
+    /// How many secure sessions stand.
+    pub fn sessions(&self) -> usize {
+        self.mux.as_ref().map_or(0, Mux::len)
+    }
+
+    /// Where a peer is now.
+    pub fn route(&self, peer: Peer) -> Option<Route> {
+        match peer {
+            Peer::Route(route) => Some(route),
+            Peer::Session(number) => self.mux.as_ref()?.route(SessionId(number)),
+        }
+    }
+
+    /// Who a peer has proven to be.
+    pub fn identity(&self, peer: Peer) -> Option<&Arc<PeerIdentity>> {
+        match peer {
+            Peer::Route(_) => None,
+            Peer::Session(number) => self.mux.as_ref()?.identity(SessionId(number)),
+        }
+    }
+
+    /// What is served where a peer came in.
+    pub(super) fn purpose(&self, peer: Peer) -> Purpose {
+        self.route(peer)
+            .and_then(|route| self.settings.listener(route.listener))
+            .map_or(Purpose::Management, |listener| listener.purpose)
+    }
+
+    /// Takes all that the message layer and the secure transport have to say, until both are
+    /// silent.
+    pub(super) fn pump(&mut self, now: Now) {
+        loop {
+            if let Some(output) = self.endpoint.poll() {
+                match output {
+                    coap::Output::Datagram { peer, bytes } => self.transmit(peer, bytes),
+                    coap::Output::Event(event) => self.on_coap(now, event),
+                }
+            } else if let Some(output) = self.mux.as_mut().and_then(Mux::poll) {
+                self.on_dtls(now, output);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn transmit(&mut self, peer: Peer, bytes: Vec<u8>) {
+        match (peer, &mut self.mux) {
+            (Peer::Route(route), _) => self.outputs.push_back(Output::Datagram { route, bytes }),
+            (Peer::Session(number), Some(mux)) => mux.send(SessionId(number), &bytes),
+            (Peer::Session(_), None) => {}
+        }
+    }
+
+    fn on_dtls(&mut self, now: Now, output: dtls::Output) {
+        match output {
+            dtls::Output::Datagram { route, bytes } => {
+                self.outputs.push_back(Output::Datagram { route, bytes });
+            }
+            dtls::Output::App { session, bytes } => {
+                let peer = Peer::Session(session.0);
+                self.endpoint.receive(now.instant, peer, &bytes);
+            }
+            dtls::Output::Established {
+                session, identity, ..
+            } => {
+                self.take_over(now, session, &identity);
+            }
+            dtls::Output::Moved { session, from } => self.on_moved(session, from),
+            dtls::Output::Failed { route, reason } => {
+                self.emit(Event::HandshakeFailed { route, reason });
+            }
+            // A registration outlives its session: the device may come back with another one.
+            dtls::Output::Closed { .. } => {}
+            dtls::Output::Work(work) => self.outputs.push_back(Output::Work(work)),
+        }
+    }
+
+    /// The device of this identity has a new session, because it restarted, its address changed, or
+    /// one of us forgot the old one: its registration and observations go on there, no Register
+    /// demanded (LwM2M Transport 1.1 §6.4.1: the security context names the client).
+    fn take_over(&mut self, now: Now, session: SessionId, identity: &Arc<PeerIdentity>) {
+        let new = Peer::Session(session.0);
+        if self.purpose(new) != Purpose::Management {
+            return;
+        }
+        let Some(device) = self.by_identity.get(identity).copied() else {
+            return;
+        };
+        let Some(registration) = self.registration_mut(device) else {
+            return;
+        };
+        let old = std::mem::replace(&mut registration.peer, new);
+        self.endpoint.rebind(now.instant, old, new);
+        if let (Peer::Session(number), Some(mux)) = (old, &mut self.mux) {
+            mux.close(SessionId(number));
+        }
+    }
+
+    fn on_moved(&mut self, session: SessionId, from: Route) {
+        let Some(device) = self
+            .identity(Peer::Session(session.0))
+            .and_then(|identity| self.by_identity.get(identity))
+            .copied()
+        else {
+            return;
+        };
+        self.emit(Event::Moved { device, from });
+    }
+}
