@@ -293,7 +293,7 @@ resources = {{ 14 = "+02:00" }}
     step!("a profile that contradicts itself does not pass the check");
 
     fs::write(&file, profile(&format!("coaps://{coaps}")))?;
-    let paths = format!("paths = [\"{}\"]\n", folder.display());
+    let paths = format!("profiles = [\"{}\"]\n", folder.display());
     let gateway = Gateway::at(stage, coaps, "", &paths)?;
     gateway.add(
         "sec1",
