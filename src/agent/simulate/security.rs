@@ -13,6 +13,8 @@ const KEY_MAX: usize = 64;
 /// What a `coaps` server needs to know of the devices.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Security, for coaps://")]
+// By default a group is named after its type, and the outer arguments are `Args` too.
+#[group(skip)]
 pub struct Args {
     /// PSK identity; {endpoint} stands for each device's endpoint name [default: {endpoint}]
     #[arg(long, value_name = "IDENTITY")]
