@@ -186,7 +186,7 @@ impl Pair {
                 Output::Datagram { bytes, .. } => {
                     self.device.receive(self.now.instant, DEVICE.into(), &bytes)
                 }
-                Output::Event(_) | Output::Store(_) => {}
+                Output::Event(_) | Output::Store(_) | Output::Admin { .. } | Output::Work(_) => {}
                 Output::Timeout(_) => break,
             }
         }

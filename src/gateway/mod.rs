@@ -41,7 +41,7 @@ use crate::keyed::{self, HashKey, KeyedMap};
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
 use crate::route::Route;
-use crate::server::credentials::Change;
+use crate::server::credentials::{Authority, Change};
 use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
@@ -346,6 +346,23 @@ impl Gateway {
     /// Serves secure sessions with another engine: our certificate or the authorities changed.
     pub fn set_engine(&mut self, engine: Box<dyn Engine>) {
         self.server.set_engine(engine);
+    }
+
+    /// The authorities that the engine has to trust.
+    pub fn authorities(&self) -> &[Authority] {
+        self.server.book().authorities()
+    }
+
+    /// A number that is another one when [`Gateway::authorities`] are others.
+    pub fn trusted(&self) -> u64 {
+        self.server.book().generation()
+    }
+
+    /// Trusts the authorities of the configuration itself.
+    pub fn trust_always(&mut self, now: Now, authorities: Vec<Authority>) {
+        self.server
+            .with_book(now, |book| book.trust_always(authorities));
+        self.pump(now);
     }
 
     /// Every secure session that another process can go on with, when this one stops for good.

@@ -6,4 +6,5 @@ mod bootstrap;
 mod broker;
 mod commands;
 mod devices;
+mod joining;
 mod rig;

@@ -39,6 +39,8 @@ pub struct Rig {
     pub devices: Vec<Device>,
     pub broker: Broker,
     pub events: Vec<Event>,
+    /// What was answered to requests of the machine itself.
+    pub replies: BTreeMap<u64, Json>,
     /// What was to be stored.
     pub stored: Vec<Change>,
     timeout: Option<Instant>,
@@ -105,28 +107,43 @@ impl Rig {
         Self::with_plan(Plan::unmapped("lwm2mqtt"))
     }
 
-    /// The same with mappings.
+    /// A gateway that may be joined as `policy` says.
+    pub fn with_policy(policy: Policy) -> Self {
+        Self::with(Plan::unmapped("lwm2mqtt"), policy, AdminAccess::All)
+    }
+
+    /// A gateway that everybody may join, with mappings.
     pub fn with_plan(plan: Plan) -> Self {
         Self::with_bootstrap(plan, Arc::default())
     }
 
     /// The same with a bootstrap server at [`BOOTSTRAP`].
     pub fn with_bootstrap(plan: Plan, profiles: Arc<Profiles>) -> Self {
+        let policy = Policy {
+            join: Join::Open,
+            ..Policy::default()
+        };
+        Self::with_all(plan, policy, AdminAccess::All, profiles)
+    }
+
+    /// A gateway with all that an operator decides, without a bootstrap server.
+    pub fn with(plan: Plan, policy: Policy, admin: AdminAccess) -> Self {
+        Self::with_all(plan, policy, admin, Arc::default())
+    }
+
+    fn with_all(plan: Plan, policy: Policy, admin: AdminAccess, profiles: Arc<Profiles>) -> Self {
         let setup = Setup {
             settings: Settings {
                 id: "gw".into(),
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
                 server: server::Settings {
-                    policy: Policy {
-                        join: Join::Open,
-                        ..Policy::default()
-                    },
+                    policy,
                     lifetime_grace: Duration::from_secs(30),
                     listeners: listeners(),
                     bootstrap_profiles: profiles,
                 },
-                admin: AdminAccess::All,
+                admin,
                 has_store: true,
             },
             limits: Limits::default(),
@@ -142,6 +159,7 @@ impl Rig {
             devices: Vec::new(),
             broker: Broker::default(),
             events: Vec::new(),
+            replies: BTreeMap::new(),
             stored: Vec::new(),
             timeout: None,
             wire: VecDeque::new(),
@@ -290,6 +308,17 @@ impl Rig {
         }));
     }
 
+    /// Asks as the command line does; the whole answer.
+    pub fn administer(&mut self, request: &Json) -> Json {
+        let id = self.replies.len() as u64;
+        let request = request.to_string();
+        self.input(Input::Admin {
+            id,
+            request: request.as_bytes(),
+        });
+        self.replies[&id].clone()
+    }
+
     /// Gives an input to the gateway and does what it wants done.
     pub fn input(&mut self, input: Input<'_>) {
         self.gateway.handle(self.now, input);
@@ -350,8 +379,11 @@ impl Rig {
                 Output::Datagram { route, bytes } => self
                     .wire
                     .push_back((arrival, Datagram::ToDevice(route, bytes))),
+                Output::Admin { id, reply } => {
+                    self.replies
+                        .insert(id, serde_json::from_str(&reply).unwrap());
+                }
                 Output::Store(change) => self.stored.push(change),
-                Output::Admin { .. } => {}
                 Output::Event(event) => self.events.push(event),
                 Output::Work(mut work) => {
                     work.run();

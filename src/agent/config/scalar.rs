@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::agent::mqtt::Address;
 use crate::diagnostic::Item;
+use crate::server::credentials::Network;
 
 /// A duration within bounds, `"30s"`, `"1h 30m"`.
 pub(super) fn duration(item: &Item<'_>, least: Duration, most: Duration) -> Option<Duration> {
@@ -69,6 +70,23 @@ pub(super) fn addresses(item: &Item<'_>) -> Option<Vec<SocketAddr>> {
     let texts = item.texts("127.0.0.1:5683")?;
     let addresses = texts.iter().map(|(item, text)| address(item, text));
     addresses.collect()
+}
+
+/// A list of networks.
+pub(super) fn networks(item: &Item<'_>) -> Option<Vec<Network>> {
+    let texts = item.texts("192.168.10.0/24")?;
+    let network = |(item, text): &(Item<'_>, &str)| {
+        let parsed = text.parse::<Network>();
+        if let Err(why) = &parsed {
+            item.error(
+                "bad-network",
+                format!("`{text}` is no network: {why}"),
+                "write an address and the number of its bits that count: \"192.168.10.0/24\", \"fd00::/8\"",
+            );
+        }
+        parsed.ok()
+    };
+    texts.iter().map(network).collect()
 }
 
 /// An address to listen at, `127.0.0.1:5683` or `[::]:5684`.
