@@ -27,8 +27,12 @@ pub struct Limits {
     /// Bytes of datagrams that wait for one [`Work`](crate::dtls::Work) to come back, 64 more
     /// counted for each. 8 KiB.
     pub waiting_bytes: usize,
-    /// After one failed handshake was told, how long further ones of the same source are only
-    /// counted. 10 s.
+    /// How many failed handshakes of one source are told in one
+    /// [`failure_interval`](Self::failure_interval); further ones are only counted. Several,
+    /// because who mends a device tries one thing after the other, and many devices may sit behind
+    /// one address. 8.
+    pub failures_per_source: u32,
+    /// How long after the first of them it begins anew. 10 s.
     pub failure_interval: Duration,
     /// Sources whose failures are told in one [`failure_interval`](Self::failure_interval). 1024.
     pub failure_sources: usize,
@@ -45,6 +49,7 @@ impl Default for Limits {
             cookie_period: Duration::from_secs(120),
             work: 16,
             waiting_bytes: 8 << 10,
+            failures_per_source: 8,
             failure_interval: Duration::from_secs(10),
             failure_sources: 1024,
         }
@@ -92,7 +97,7 @@ pub struct Counters {
     pub handshakes_evicted: u64,
     /// Handshakes that their own client began anew.
     pub handshakes_replaced: u64,
-    /// Failed handshakes that were not told, because their source had one told a moment ago.
+    /// Failed handshakes that were not told, because their source had enough told a moment ago.
     pub failures_untold: u64,
     /// Sessions that a new one from the same address took the place of (RFC 6347 §4.2.8).
     pub sessions_replaced: u64,

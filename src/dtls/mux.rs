@@ -120,7 +120,7 @@ pub enum Output {
         /// Which session; the id is void.
         session: SessionId,
     },
-    /// A handshake came to nothing. One an interval and source is told in the server's role
+    /// A handshake came to nothing. A few an interval and source are told in the server's role
     /// ([`Limits::failure_interval`]), and every one in the client's.
     Failed {
         /// With whom.

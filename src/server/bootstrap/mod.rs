@@ -21,7 +21,7 @@ use std::sync::Arc;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::credentials::{Book, Psk, Purpose};
+use super::credentials::{Book, Grant, Psk, Purpose};
 use super::{Event, Server};
 use crate::coap::{Code, ExchangeId, Failure, IncomingId, Peer, Request, Response};
 use crate::dtls::PeerIdentity;
@@ -107,6 +107,8 @@ struct Active {
     /// When the key that it hands out ends.
     key_expires: Option<UnixTime>,
     exchange: Option<ExchangeId>,
+    /// The key that the device had, if it was given another one in this run.
+    replaced: Option<Arc<Grant>>,
     run: Run,
 }
 
@@ -284,24 +286,26 @@ impl Server {
                 "too many devices are being bootstrapped",
             ));
         }
-        self.tell_started(caller.peer, &endpoint, &profile);
+        self.tell_started(now, caller.peer, &endpoint, &profile);
         Ok(Active {
             peer: caller.peer,
             started: now.instant,
             key_expires,
             exchange: None,
+            replaced: None,
             run: Run::new(&ask, endpoint.clone(), profile),
             endpoint,
         })
     }
 
     /// Ends the run that the endpoint had, which it has forgotten, and tells of the new one.
-    fn tell_started(&mut self, peer: Peer, endpoint: &Arc<str>, profile: &Profile) {
+    fn tell_started(&mut self, now: Now, peer: Peer, endpoint: &Arc<str>, profile: &Profile) {
         let older = self.bootstrap.by_endpoint.get(endpoint).copied();
         if let Some(older) = older.and_then(|id| self.bootstrap.remove(id)) {
             if let Some(exchange) = older.exchange {
                 self.endpoint.abandon(exchange);
             }
+            self.give_back(now, older.replaced);
             let detail = "the device began anew".to_owned();
             let step = older.run.step();
             self.tell(
@@ -359,8 +363,14 @@ impl Server {
         let before = active.run.step();
         let endpoint = active.endpoint.clone();
         let expires = active.key_expires;
-        let (book, rng) = (&mut self.book, &mut self.rng);
-        let mut issue = |identity: &[u8]| issue(now, book, rng, &endpoint, identity, expires);
+        // Silence at the end may mean that the answer was lost; every other end takes the device back
+        // to what it had.
+        let silent = result.is_err() && before == Step::Finish;
+        let (book, rng, replaced) = (&mut self.book, &mut self.rng, &mut active.replaced);
+        let mut issue = |identity: &[u8]| {
+            *replaced = book.grant_of(&endpoint);
+            issue(now, book, rng, &endpoint, identity, expires)
+        };
         let progress = active.run.answered(now, result, &self.models, &mut issue);
         let (peer, reached) = (active.peer, active.run.step());
         // A key is in the store before the device has it.
@@ -373,9 +383,28 @@ impl Server {
                 self.ask_next(now, id);
             }
             Progress::Done => self.end_run(now, id, Ok(())),
-            Progress::Failed(detail) => self.end_run(now, id, Err(detail)),
+            Progress::Failed(detail) => {
+                if !silent && let Some(active) = self.bootstrap.runs.get_mut(&id) {
+                    let replaced = active.replaced.take();
+                    self.give_back(now, replaced);
+                }
+                self.end_run(now, id, Err(detail));
+            }
         }
         None
+    }
+
+    /// The device goes back to the key that it had before the run.
+    fn give_back(&mut self, now: Now, replaced: Option<Arc<Grant>>) {
+        let Some(grant) = replaced else {
+            return;
+        };
+        // It was good before, so it is now.
+        let endpoint = &grant.endpoint;
+        let _ = self
+            .book
+            .grant(now, endpoint, grant.psk.clone(), grant.expires);
+        self.settle(now);
     }
 
     fn end_run(&mut self, now: Now, id: u64, result: Result<(), String>) {

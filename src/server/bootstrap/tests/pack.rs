@@ -31,7 +31,7 @@ fn fetch(rig: &mut Rig, query: &[&str], accept: Option<u16>) -> Response {
 #[test]
 fn a_pack_has_everything_and_a_key_that_was_kept() {
     for (accept, format) in [(None, 112), (Some(112), 112), (Some(110), 110)] {
-        let (mut rig, kept) = Rig::with_keys(PROFILE);
+        let mut rig = Rig::with_window(PROFILE);
         let response = fetch(&mut rig, &["ep=gw1", "acc=</0/0>"], accept);
         assert_eq!(
             (response.code, response.content_format),
@@ -43,7 +43,7 @@ fn a_pack_has_everything_and_a_key_that_was_kept() {
             let found = records.iter().find(|record| record.path == path);
             found.map(|record| record.value.clone())
         };
-        let key = kept.lock().unwrap()[0].2.clone();
+        let key = rig.kept()[0].2.clone();
         assert_eq!(value("/0/1/5"), Some(Value::Opaque(key)));
         assert_eq!(value("/1/0/0"), Some(Value::Integer(101)));
         assert_eq!(value("/3/0/14"), Some(Value::String("+02:00".into())));
@@ -61,7 +61,7 @@ fn a_pack_has_everything_and_a_key_that_was_kept() {
 
 #[test]
 fn the_account_of_the_device_is_where_it_says() {
-    let (mut rig, _) = Rig::with_keys(PROFILE);
+    let mut rig = Rig::with_window(PROFILE);
     let response = fetch(&mut rig, &["ep=gw1", "acc=</0/4>,</21/0>"], Some(110));
     let text = String::from_utf8(response.payload).unwrap();
     assert!(text.contains(r#""0/0/10""#), "{text}");
@@ -76,10 +76,10 @@ fn what_a_pack_cannot_say_is_left_to_a_run() {
         "hold_off = 3",
     ] {
         let profile = PROFILE.replace("[[server]]", &format!("[bootstrap]\n{change}\n[[server]]"));
-        let (mut rig, kept) = Rig::with_keys(&profile);
+        let mut rig = Rig::with_window(&profile);
         let response = fetch(&mut rig, &["ep=gw1"], None);
         assert_eq!(response.code, Code::METHOD_NOT_ALLOWED, "{change}");
-        assert!(kept.lock().unwrap().is_empty());
+        assert!(rig.kept().is_empty());
         rig.bootstrap(&["ep=gw1", "pct=112"]);
         assert!(matches!(rig.last(), News::Done { .. }), "{change}");
     }
@@ -87,7 +87,7 @@ fn what_a_pack_cannot_say_is_left_to_a_run() {
 
 #[test]
 fn a_pack_in_another_format_is_refused() {
-    let (mut rig, _) = Rig::with_keys(PROFILE);
+    let mut rig = Rig::with_window(PROFILE);
     for (query, accept, code) in [
         (&["ep=gw1"][..], Some(11544), Code::NOT_ACCEPTABLE),
         (&["ep=gw1"], Some(11542), Code::NOT_ACCEPTABLE),

@@ -1,18 +1,18 @@
 //! A server with a bootstrap listener, and a device that does what it is told.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::coap::{self, Code, Endpoint, IncomingId, Peer, Request, Response};
 use crate::diagnostic::{Severity, Source};
-use crate::dtls::PeerIdentity;
 use crate::lwm2m::codec::{self, Context};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::{ContentFormat, Path, Value};
 use crate::route::Route;
 use crate::secret::Secret;
 use crate::server::bootstrap::*;
+use crate::server::credentials::{Policy, Psk, Purpose, Record};
 use crate::server::{self, Event, Limits, Output, Server, Settings};
 use crate::time::{Instant, Now, UnixTime};
 
@@ -73,43 +73,8 @@ pub fn profiles(text: &str) -> Profiles {
         .unwrap_or_else(|| panic!("{}", found.join("\n")))
 }
 
-/// What a test sees of the keys that were kept: endpoint, identity, key, end.
-pub type Kept = Arc<Mutex<Vec<(String, Vec<u8>, Vec<u8>, Option<UnixTime>)>>>;
-
-/// A store that admits everybody but `stranger`, and can be full.
-#[derive(Clone, Default)]
-pub struct Keys {
-    pub kept: Kept,
-    pub window: Option<UnixTime>,
-    pub full: bool,
-}
-
-impl KeyStore for Keys {
-    fn admit(&mut self, _: Now, caller: Caller<'_>, endpoint: &str) -> Result<Grant, Refusal> {
-        match caller.identity {
-            _ if endpoint == "stranger" => Err(Refusal::new(Code::FORBIDDEN, "unknown device")),
-            Some(PeerIdentity::Psk(identity)) if identity != endpoint.as_bytes() => {
-                Err(Refusal::new(Code::BAD_REQUEST, "another identity"))
-            }
-            _ => Ok(Grant {
-                key_expires: self.window,
-            }),
-        }
-    }
-
-    fn keep(&mut self, _: Now, key: IssuedKey<'_>) -> Result<(), String> {
-        if self.full {
-            return Err("the disk is full".into());
-        }
-        self.kept.lock().unwrap().push((
-            key.endpoint.into(),
-            key.identity.into(),
-            key.key.expose().into(),
-            key.expires,
-        ));
-        Ok(())
-    }
-}
+/// What a test sees of a key that was kept: endpoint, identity, key, end.
+pub type Kept = (String, Vec<u8>, Vec<u8>, Option<UnixTime>);
 
 /// A device that keeps what it is told in a tree.
 pub struct Device {
@@ -146,17 +111,31 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(profile: &str) -> Self {
+        Self::with_limits(profile, Limits::default())
+    }
+
+    pub fn with_limits(profile: &str, limits: Limits) -> Self {
+        let listener = |purpose| server::Listener {
+            purpose,
+            ..server::Listener::default()
+        };
         let settings = Settings {
-            join: server::Join::Open,
+            policy: Policy {
+                join: server::Join::Open,
+                ..Policy::default()
+            },
             lifetime_grace: Duration::from_secs(30),
-            bootstrap_listeners: [LISTENER].into(),
+            listeners: [Purpose::Management, Purpose::Bootstrap]
+                .map(listener)
+                .into(),
             bootstrap_profiles: Arc::new(profiles(profile)),
         };
         let server = Server::new(
             settings,
-            Limits::default(),
+            limits,
             coap::Parameters::default(),
             MODELS.clone(),
+            None,
             [7; 32],
         );
         Self {
@@ -187,15 +166,40 @@ impl Rig {
         }
     }
 
-    /// The same with a store of keys while a join window is open for two minutes.
-    pub fn with_keys(profile: &str) -> (Self, Kept) {
+    /// The same while a join window is open for two minutes, and with a credential for `stranger`,
+    /// which our device does not have.
+    pub fn with_window(profile: &str) -> Self {
         let mut rig = Self::new(profile);
-        let keys = Keys {
-            window: Some(START.unix + Duration::from_secs(120)),
-            ..Keys::default()
+        rig.open_window();
+        rig
+    }
+
+    pub fn open_window(&mut self) {
+        let psk = Psk::new(&b"stranger"[..], Secret::new([1; 16]));
+        let stranger = Record {
+            bootstrap_psk: Some(psk),
+            ..Record::new("stranger", START.unix)
         };
-        rig.server.set_key_store(Box::new(keys.clone()));
-        (rig, keys.kept)
+        self.server.with_book(self.now, |book| {
+            book.add(stranger).unwrap();
+            book.open_window(START, Duration::from_secs(120));
+        });
+    }
+
+    /// The keys that devices were granted.
+    pub fn kept(&self) -> Vec<Kept> {
+        let grants = self.server.book().grants();
+        let kept = grants.iter().map(|grant| {
+            let psk = &grant.psk;
+            let key = psk.key.expose().to_vec();
+            (
+                grant.endpoint.to_string(),
+                psk.identity.to_vec(),
+                key,
+                grant.expires,
+            )
+        });
+        kept.collect()
     }
 
     /// Sends `POST /bs` and lets everything happen that comes of it.
@@ -237,6 +241,7 @@ impl Rig {
                         }
                     }
                     Output::Event(event) => self.events.push(event),
+                    Output::Store(_) | Output::Work(_) => {}
                 }
             }
             if quiet {
