@@ -92,6 +92,11 @@ fn a_window_lets_strangers_in_while_it_is_open_and_they_stay() {
     ));
     assert!(matches!(&rig.stored[..], [Change::Put(record)] if &*record.endpoint == "dev1"));
     let status = rig.administer(&json!({ "verb": "status" }));
+    let counters = &status["result"]["counters"];
+    assert_eq!(
+        (&counters["refused"], &counters["coap_malformed"]),
+        (&json!(1), &json!(0))
+    );
     assert_eq!(
         status["result"]["join"],
         json!({ "policy": "window", "window": 57 })
