@@ -105,33 +105,36 @@ impl Rig {
 
     /// A gateway that may be joined as `policy` says.
     pub fn with_policy(policy: Policy) -> Self {
-        Self::with(Plan::unmapped("lwm2mqtt"), policy, AdminAccess::All)
+        Self::with(Plan::unmapped("lwm2mqtt"), |settings| {
+            settings.server.policy = policy;
+        })
     }
 
     /// A gateway that everybody may join, with mappings.
     pub fn with_plan(plan: Plan) -> Self {
-        let policy = Policy {
-            join: Join::Open,
-            ..Policy::default()
-        };
-        Self::with(plan, policy, AdminAccess::All)
+        Self::with(plan, |_| {})
     }
 
-    /// A gateway with all that an operator decides.
-    pub fn with(plan: Plan, policy: Policy, admin: AdminAccess) -> Self {
-        let setup = Setup {
-            settings: Settings {
-                id: "gw".into(),
-                base_topic: "lwm2mqtt".into(),
-                last_seen_interval: Duration::from_secs(600),
-                server: server::Settings {
-                    policy,
-                    lifetime_grace: Duration::from_secs(30),
+    /// A gateway that everybody may join, changed by `decide`.
+    pub fn with(plan: Plan, decide: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            id: "gw".into(),
+            base_topic: "lwm2mqtt".into(),
+            last_seen_interval: Duration::from_secs(600),
+            server: server::Settings {
+                policy: Policy {
+                    join: Join::Open,
+                    ..Policy::default()
                 },
-                listeners: vec!["coap://127.0.0.1:5683".into()],
-                admin,
-                has_store: true,
+                lifetime_grace: Duration::from_secs(30),
             },
+            listeners: vec!["coap://127.0.0.1:5683".into()],
+            admin: AdminAccess::All,
+            has_store: true,
+        };
+        decide(&mut settings);
+        let setup = Setup {
+            settings,
             limits: Limits::default(),
             parameters: coap::Parameters::default(),
             models: Arc::new(Models::builtin()),
