@@ -333,13 +333,19 @@ impl Gateway {
         })
     }
 
-    /// Whatever was dropped, refused or passed over, by name.
+    /// Whatever was counted, by name; what a layer counts begins with the layer's.
     fn named_counters(&self) -> BTreeMap<String, u64> {
-        let own = to_json(&self.counters);
-        let own = own.as_object().cloned().unwrap_or_default();
-        own.into_iter()
-            .filter_map(|(name, value)| Some((name, value.as_u64()?)))
-            .collect()
+        let layers = [
+            ("", to_json(&self.counters)),
+            ("coap_", to_json(&self.server.counters())),
+            ("outbox_", to_json(self.outbox.counters())),
+        ];
+        let named = |(prefix, counters): &(&str, Json)| -> Vec<(String, u64)> {
+            let all = counters.as_object().into_iter().flatten();
+            all.filter_map(|(name, value)| Some((format!("{prefix}{name}"), value.as_u64()?)))
+                .collect()
+        };
+        layers.iter().flat_map(named).collect()
     }
 
     /// A request on `{base}/bridge/request/<verb>`.

@@ -139,7 +139,9 @@ impl Server {
         }
         while let Some(event) = self.book.poll_event() {
             match event {
-                credentials::Event::Ended { endpoint, removed } => {
+                credentials::Event::Ended {
+                    endpoint, removed, ..
+                } => {
                     self.end_endpoint(now, &endpoint, removed);
                 }
                 credentials::Event::Joined(endpoint) => self.emit(Event::Joined(endpoint)),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::record::{Conflict, Grant, Mistake, Origin, Psk, Record, check_endpoint};
+use super::record::{Conflict, Grant, Lost, Mistake, Origin, Psk, Record, check_endpoint};
 use super::{Admitted, Authority, Book, Denied, Event};
 use crate::coap::Code;
 use crate::diagnostic::Diagnostic;
@@ -118,7 +118,7 @@ impl Book {
         self.changes.push_back(Change::Put(record.clone()));
         // Whoever is registered under this name now did not prove anything, and may not go on.
         if record.has_credential() {
-            self.end(record.endpoint.clone(), false);
+            self.end(record.endpoint.clone(), false, Vec::new());
         }
         Ok(record)
     }
@@ -159,13 +159,18 @@ impl Book {
                 None => return Err(Refused::Unknown(name.to_owned())),
             },
         };
-        self.revoke(&endpoint);
-        self.end(endpoint.clone(), true);
+        let mut lost: Vec<Lost> = record.iter().flat_map(|record| record.lost()).collect();
+        lost.extend(self.revoke(&endpoint));
+        self.end(endpoint.clone(), true, lost);
         Ok(endpoint)
     }
 
-    fn end(&mut self, endpoint: Arc<str>, removed: bool) {
-        self.events.push_back(Event::Ended { endpoint, removed });
+    fn end(&mut self, endpoint: Arc<str>, removed: bool, lost: Vec<Lost>) {
+        self.events.push_back(Event::Ended {
+            endpoint,
+            removed,
+            lost,
+        });
     }
 
     /// Lets an endpoint in: without security, or for good with the key that it was granted until
@@ -295,13 +300,11 @@ impl Book {
         }
     }
 
-    fn revoke(&mut self, endpoint: &Arc<str>) -> bool {
+    fn revoke(&mut self, endpoint: &Arc<str>) -> Option<Lost> {
         self.forget_expiry(endpoint);
-        let removed = self.shared.write().remove_grant(endpoint).is_some();
-        if removed {
-            self.changes.push_back(Change::Revoke(endpoint.clone()));
-        }
-        removed
+        let removed = self.shared.write().remove_grant(endpoint)?;
+        self.changes.push_back(Change::Revoke(endpoint.clone()));
+        Some(Lost::Psk(removed.psk.identity.clone()))
     }
 
     /// Ends the granted keys whose time is over.
@@ -312,8 +315,8 @@ impl Book {
             .filter(|(at, _)| *at <= now.unix)
             .cloned()
         {
-            self.revoke(&endpoint);
-            self.end(endpoint, false);
+            let lost = self.revoke(&endpoint).into_iter().collect();
+            self.end(endpoint, false, lost);
         }
         self.plan_expiry(now);
     }
@@ -402,18 +405,18 @@ impl Book {
                     .by_endpoint(&record.endpoint)
                     .is_some_and(|now| !now.differs(record));
                 if !stays {
-                    ended.push(record.endpoint.clone());
+                    ended.push((record.endpoint.clone(), record.lost()));
                 }
             }
             *table = fresh;
         }
-        for endpoint in ended {
+        for (endpoint, mut lost) in ended {
             // Who loses the record loses the key that was granted because of it.
             let removed = self.record_of(&endpoint).is_none();
             if removed {
-                self.revoke(&endpoint);
+                lost.extend(self.revoke(&endpoint));
             }
-            self.end(endpoint, removed);
+            self.end(endpoint, removed, lost);
         }
         self.trust(authorities, |origin| matches!(origin, Origin::File(_)));
         diagnostics

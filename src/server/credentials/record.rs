@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::dtls::Printable;
+use super::authority::fingerprint;
+use crate::dtls::{PeerIdentity, Printable};
 use crate::name::objection;
 use crate::secret::Secret;
 use crate::time::UnixTime;
@@ -108,21 +109,27 @@ impl Record {
         self.psk.is_some() || self.bootstrap_psk.is_some() || self.certificate.is_some()
     }
 
-    /// Whether the device has other credentials than in `earlier`, another endpoint or name.
+    /// Whether the device has other credentials than in `earlier`, or is another endpoint.
     pub(super) fn differs(&self, earlier: &Self) -> bool {
         (
-            &self.name,
             &self.endpoint,
             &self.psk,
             &self.bootstrap_psk,
             &self.certificate,
         ) != (
-            &earlier.name,
             &earlier.endpoint,
             &earlier.psk,
             &earlier.bootstrap_psk,
             &earlier.certificate,
         )
+    }
+
+    /// What the device can prove itself with, when that is not valid any more.
+    pub(super) fn lost(&self) -> Vec<Lost> {
+        let psks = [&self.psk, &self.bootstrap_psk].into_iter().flatten();
+        psks.map(|psk| Lost::Psk(psk.identity.clone()))
+            .chain(self.certificate.map(Lost::Certificate))
+            .collect()
     }
 
     /// Whether it can be stored at all.
@@ -189,6 +196,28 @@ pub struct Grant {
     pub expires: Option<UnixTime>,
     /// When it was given.
     pub added: UnixTime,
+}
+
+/// A credential that is not valid any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The key of this PSK identity.
+    Psk(Arc<[u8]>),
+    /// The certificate with this SHA-256.
+    Certificate([u8; 32]),
+}
+
+impl Lost {
+    /// Whether a session whose peer is this one was let in by it.
+    pub fn let_in(&self, peer: &PeerIdentity) -> bool {
+        match (self, peer) {
+            (Self::Psk(lost), PeerIdentity::Psk(identity)) => **lost == **identity,
+            (Self::Certificate(lost), PeerIdentity::X509 { leaf, .. }) => {
+                *lost == fingerprint(leaf)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Why a record cannot be stored as it is.

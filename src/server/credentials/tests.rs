@@ -67,10 +67,12 @@ fn events(book: &mut Book) -> Vec<Event> {
     std::iter::from_fn(|| book.poll_event()).collect()
 }
 
-fn ended(endpoint: &str, removed: bool) -> Event {
+fn ended(endpoint: &str, removed: bool, lost: &[&str]) -> Event {
+    let psk = |identity: &&str| Lost::Psk(identity.as_bytes().into());
     Event::Ended {
         endpoint: endpoint.into(),
         removed,
+        lost: lost.iter().map(psk).collect(),
     }
 }
 
@@ -349,7 +351,10 @@ fn keys_are_those_of_the_moment_and_of_their_server() {
     assert!(management.psk(b"id1").is_none() && bootstrap.psk(b"bs1").is_none());
     assert_eq!(
         events(&mut book),
-        [ended("sec1", false), ended("sec1", true)]
+        [
+            ended("sec1", false, &[]),
+            ended("sec1", true, &["id1", "bs1"])
+        ]
     );
     assert!(matches!(book.remove("sec1"), Err(Refused::Unknown(_))));
 }
@@ -418,7 +423,7 @@ fn a_key_given_without_security_ends_with_the_window_unless_it_is_approved() {
     book.timeout(later);
     let keys = book.keys(Purpose::Management);
     assert!(keys.psk(b"gen1").is_none() && keys.psk(b"gen2").is_some());
-    assert!(events(&mut book).contains(&ended("dev1", false)));
+    assert!(events(&mut book).contains(&ended("dev1", false, &["gen1"])));
     assert_eq!(book.next_timeout(), None);
 }
 
@@ -439,6 +444,15 @@ fn what_ended_while_the_gateway_was_off_does_not_come_back() {
     assert!(book.keys(Purpose::Management).psk(b"gen1").is_none());
     assert_eq!(changes(&mut book), [Change::Revoke("dev1".into())]);
     assert_eq!(book.len(), 1);
+}
+
+#[test]
+fn a_lost_credential_is_recognised_in_the_sessions_that_it_let_in() {
+    let psk = Lost::Psk(b"id1"[..].into());
+    assert!(psk.let_in(&is("id1")) && !psk.let_in(&is("id2")));
+    let pinned = Lost::Certificate(fingerprint(b"leaf"));
+    assert!(pinned.let_in(&certificate(b"leaf", &[], None)));
+    assert!(!pinned.let_in(&certificate(b"other", &[], None)) && !pinned.let_in(&is("leaf")));
 }
 
 #[test]
@@ -467,7 +481,10 @@ fn files_are_taken_as_they_are_now() {
     );
     assert_eq!(
         events(&mut book),
-        [ended("sec1", true), ended("sec2", false)]
+        [
+            ended("sec1", true, &["id1"]),
+            ended("sec2", false, &["id2"])
+        ]
     );
     assert_eq!(changes(&mut book), []);
 }
@@ -504,7 +521,7 @@ fn a_file_with_a_conflict_leaves_what_it_held() {
         content: None,
     };
     book.replace_files(vec![unreadable]);
-    assert_eq!(events(&mut book), [ended("sec4", true)]);
+    assert_eq!(events(&mut book), [ended("sec4", true, &["id4"])]);
     assert!(book.keys(Purpose::Management).psk(b"id1").is_some());
 }
 
