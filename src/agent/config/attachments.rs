@@ -28,7 +28,7 @@ impl AttachmentFiles {
 impl Attachments for AttachmentFiles {
     fn read(&self, attachment: Attachment<'_>) -> Result<Secret, String> {
         let path = match attachment {
-            Attachment::File(path) => PathBuf::from(path),
+            Attachment::Key(path) | Attachment::Certificate(path) => PathBuf::from(path),
             // One file name, as systemd has it.
             Attachment::Credential(name) if name.starts_with('.') || name.contains(['/', '\0']) => {
                 return Err(format!("`{name}` names no credential"));

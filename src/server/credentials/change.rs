@@ -298,7 +298,8 @@ impl Book {
         }
     }
 
-    fn revoke(&mut self, endpoint: &Arc<str>) -> bool {
+    /// Takes back a granted key. Whether there was one.
+    pub(in crate::server) fn revoke(&mut self, endpoint: &Arc<str>) -> bool {
         self.forget_expiry(endpoint);
         let removed = self.shared.write().remove_grant(endpoint).is_some();
         if removed {

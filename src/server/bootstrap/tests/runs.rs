@@ -163,6 +163,24 @@ fn a_device_that_does_not_finish_keeps_the_key_that_it_had() {
 }
 
 #[test]
+fn a_device_that_had_no_key_has_none_after_a_run_that_failed() {
+    let mut rig = Rig::with_window(KEYED);
+    rig.device
+        .answer(Code::PUT, "/1/0", Code::INTERNAL_SERVER_ERROR);
+    rig.bootstrap(&["ep=gw1", "pct=112"]);
+    assert_eq!(rig.failure().0, Step::Write);
+    // So it may go on as it did: without security, if that was its way.
+    assert!(rig.kept().is_empty());
+    // Of one that fell silent at the end nobody knows; the new key may be its only one.
+    rig.device.held = Some(Vec::new());
+    rig.bootstrap(&["ep=gw1", "pct=112"]);
+    rig.device.dead = true;
+    rig.run(Duration::from_secs(110));
+    assert_eq!(rig.failure().0, Step::Finish);
+    assert_eq!(rig.kept().len(), 1);
+}
+
+#[test]
 fn what_came_with_1_1_is_not_written_to_a_device_of_1_0() {
     let mut rig = Rig::with_window(KEYED);
     rig.bootstrap(&["ep=gw1"]);
