@@ -284,6 +284,17 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn an_identity_has_up_to_128_bytes() {
+    let text = |len: usize| {
+        let server = SERVER.to_owned() + "identity = \"" + &"x".repeat(len) + "\"\n";
+        file(&server).replace("endpoint = \"*\"", "endpoint = \"gw1\"")
+    };
+    assert_eq!(mistakes(&text(0)), [(9, "bad-identity")]);
+    assert_eq!(mistakes(&text(128)), []);
+    assert_eq!(mistakes(&text(129)), [(9, "bad-identity")]);
+}
+
+#[test]
 fn addresses_that_no_device_can_reach_are_refused() {
     for (uri, sound) in [
         ("coaps://gw.example", true),

@@ -1,11 +1,14 @@
 //! Client-initiated bootstrap, message by message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::rig::{Rig, START, decode};
-use crate::coap::{Code, Response};
+use crate::coap::{Code, Peer, Response};
+use crate::dtls::PeerIdentity;
 use crate::lwm2m::{Path, Value};
 use crate::server::bootstrap::*;
+use crate::server::credentials::Record;
 
 /// One server, as plain as can be.
 const PLAIN: &str = r#"
@@ -480,6 +483,40 @@ fn a_key_that_cannot_be_kept_is_not_written() {
     rig.bootstrap(&["ep=gw1", "pct=112"]);
     assert_eq!(rig.failure().0, Step::Delete);
     assert!(rig.device.payloads.is_empty());
+}
+
+#[test]
+fn a_secured_device_is_who_its_identity_says_and_its_key_does_not_end() {
+    let mut rig = Rig::with_window(KEYED);
+    let record = Record {
+        bootstrap_psk: Some(Psk::new(&b"id7"[..], Secret::new([7; 16]))),
+        ..Record::new("gw7", START.unix)
+    };
+    rig.server
+        .with_book(START, |book| book.add(record))
+        .unwrap();
+    let caller = Caller {
+        peer: Peer::Session(4),
+        source: [10, 0, 0, 7].into(),
+        identity: Some(Arc::new(PeerIdentity::Psk(b"id7".to_vec()))),
+    };
+    // The name that is left out is the one that the identity is bound to.
+    for endpoint in [Some("gw7"), None] {
+        let chosen = rig.server.choose(START, &caller, endpoint).unwrap();
+        assert_eq!(&*chosen.endpoint, "gw7");
+        assert_eq!(chosen.key_expires, None);
+    }
+    let refusal = rig.server.choose(START, &caller, Some("gw8"));
+    assert_eq!(refusal.err().unwrap().code, Code::BAD_REQUEST);
+    let unsecured = Caller {
+        identity: None,
+        ..caller
+    };
+    let chosen = rig.server.choose(START, &unsecured, Some("gw8")).unwrap();
+    assert_eq!(
+        chosen.key_expires,
+        Some(START.unix + Duration::from_secs(120))
+    );
 }
 
 #[test]
