@@ -6,6 +6,10 @@ default:
 test *ARGS:
     script/test {{ARGS}}
 
+# Changed datagrams into the DTLS engine under AddressSanitizer, for SECONDS (60) and with a SEED.
+fuzz-dtls *ARGS:
+    script/fuzz-dtls {{ARGS}}
+
 # Formats the code.
 fmt:
     cargo fmt
@@ -15,7 +19,7 @@ lint:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
     cargo clippy --all-targets --all-features -- -D warnings
-    shellcheck .ci/run script/setup script/test script/demo script/bench-agent
+    shellcheck .ci/run script/setup script/test script/demo script/bench-agent script/fuzz-dtls
 
 # The wall around the core: it builds without sockets, runtime and MQTT client.
 check-core:

@@ -1,12 +1,16 @@
 """Drives the release binary with a fleet of synthetic devices and prints what it took.
 
-Called by script/bench-agent, which builds what it needs: bench.py AGENT BROKER LWLOAD [WORD…]. Words choose cases by
-name (R1 U1 N1 latency) and brokers (rumqttd, mosquitto). The agent is pinned to the first core, the fleet and the broker
-to the second. Three runs each (RUNS=n in the environment); the range is printed as one row of docs/benchmarks.md.
+Called by script/bench-agent, which builds what it needs: bench.py AGENT BROKER FLEET [WORD…]. Words choose cases by
+name (R1 U1 N1 latency H1 M1) and brokers (rumqttd, mosquitto). The agent is pinned to the first core, the fleet and the
+broker to the second. Three runs each (RUNS=n in the environment); the range is printed as one row of docs/benchmarks.md.
+H1 and M1 run libcoap's resource directory in the agent's place too, each run of it after one of the agent.
 """
 
+import json
 import os
 import re
+import shutil
+import statistics
 import socket
 import subprocess
 import sys
@@ -14,16 +18,21 @@ import tempfile
 import time
 from pathlib import Path
 
-AGENT, BROKER, LWLOAD, *WORDS = sys.argv[1:]
+AGENT, BROKER, FLEET, *WORDS = sys.argv[1:]
 RUNS = int(os.environ.get("RUNS", "3"))
 TICK = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 OURS, THEIRS = (CORES[0], CORES[-1])
+KEY = b"P4s$w0rdP4s$w0rd".hex()
+# The same as text, which is how libcoap takes it.
+KEY_TEXT = bytes.fromhex(KEY).decode()
+# For so many devices the agent has credentials.
+KNOWN = 10_000
 
 MAPPING = """schema = 1
 
 [profile]
-id = "lwload"
+id = "fleet"
 unmapped = "drop"
 
 [match]
@@ -112,25 +121,37 @@ class Mosquitto(Process):
 
 
 class Agent(Process):
-    def __init__(self, folder, broker):
-        self.port = free_port(socket.SOCK_DGRAM)
-        (folder / "lwload.toml").write_text(MAPPING)
+    """On a port without security, open to everybody, or on one with DTLS for devices that are known."""
+
+    def __init__(self, folder, broker, secure):
+        (folder / "fleet.toml").write_text(MAPPING)
+        if secure:
+            self.secure_port = free_port(socket.SOCK_DGRAM)
+            file = folder / "devices.toml"
+            file.touch(0o600)
+            names = (f"lw{index:06}" for index in range(KNOWN))
+            psk = '[[device]]\nname = "{0}"\npsk = {{ identity = "{0}", key = "{1}" }}\n'
+            file.write_text("".join(psk.format(name, KEY) for name in names))
+            devices = f'coap = []\ncoaps = ["127.0.0.1:{self.secure_port}"]\nfiles = ["{file}"]\njoin = "known"'
+        else:
+            self.port = free_port(socket.SOCK_DGRAM)
+            devices = f'coap = ["127.0.0.1:{self.port}"]\ncoaps = []\njoin = "open"'
         (folder / "lwm2mqtt.toml").write_text(
             f"""[mqtt]
 url = "mqtt://127.0.0.1:{broker.port}"
 version = "5"
 [devices]
-coap = ["127.0.0.1:{self.port}"]
-coaps = []
-join = "open"
+{devices}
 [devices.bootstrap]
 coaps = []
 [mappings]
-paths = ["{folder}/lwload.toml"]
+paths = ["{folder}/fleet.toml"]
 [models]
 paths = []
 [store]
 path = "{folder}/store"
+[admin]
+socket = "{folder}/admin.sock"
 [log]
 level = "warn"
 """
@@ -149,36 +170,37 @@ def wait_for(port):
     sys.exit(f"nothing listens on {port}")
 
 
-def lwload(agent, *words, during=None):
+class Libcoap(Process):
+    """libcoap's resource directory with OpenSSL: it takes a registration, and does nothing with it."""
+
+    name = "coap-rd-openssl"
+
+    def __init__(self):
+        self.secure_port = free_port(socket.SOCK_DGRAM)
+        # DTLS is on the port after the one that it is told.
+        super().__init__(pinned(OURS, self.name, "-A", "127.0.0.1", "-p", self.secure_port - 1, "-k", KEY_TEXT))
+
+
+def fleet(port, *words):
     """Runs the fleet; its figures by name."""
-    command = pinned(THEIRS, LWLOAD, "-h", "127.0.0.1", "-p", agent.port, *words)
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    if during:
-        during(child)
-    text = child.communicate(timeout=300)[0]
-    found = re.search(
-        r"up (?P<up>\d+) dead (?P<dead>\d+) rejected (?P<rejected>\d+) retransmissions (?P<again>\d+); all registered in "
-        r"(?P<seconds>[\d.]+) s \((?P<registered>\d+)/s\); observes (?P<observes>\d+) gets \d+ notifications (?P<sent>\d+) "
-        r"updates (?P<updates>\d+) \((?P<rate>\d+)/s\)",
-        text,
-    )
-    if not found:
-        sys.exit(f"lwload said: {text}")
-    figures = {name: float(value) for name, value in found.groupdict().items()}
-    for name, p50, p99 in re.findall(r"(\w+)\s+n=\d+ p50 ([\d.]+) ms p99 ([\d.]+) ms", text):
-        figures[name] = (float(p50), float(p99))
-    return figures
+    command = pinned(THEIRS, FLEET, "-p", port, *words)
+    return json.loads(subprocess.check_output(command, timeout=300))
+
+
+def rate(got):
+    """How many registered a second, from the first datagram until the last one stood."""
+    return got["devices"] / got["complete"] if got["complete"] else 0
 
 
 def registrations(agent, broker, devices=10_000, at_once=40):
     cpu, rss = agent.cpu(), agent.rss()
-    got = lwload(agent, "-n", devices, "-C", at_once, "-d", 6)
+    got = fleet(agent.port, "-n", devices, "-C", at_once, "-d", 6)
     return {
-        "registrations/s": got["registered"],
+        "registrations/s": rate(got),
         "µs CPU each": (agent.cpu() - cpu) / devices * 1e6,
-        "p99 ms": got["register"][1],
+        "p99 ms": got["register"]["p99"],
         "bytes RSS each": (agent.rss() - rss) / devices,
-        "observed": got["observes"],
+        "observed": got["observed"],
         "retransmitted": got["again"],
         "lost": devices - got["up"],
     }
@@ -190,29 +212,29 @@ def burst(agent, broker):
 
 def updates(agent, broker):
     cpu = agent.cpu()
-    got = lwload(agent, "-n", 100, "-L", "-d", 6)
+    got = fleet(agent.port, "-n", 100, "-L", "-d", 6)
     return {
-        "updates/s": got["rate"],
-        "µs CPU each": (agent.cpu() - cpu) / got["updates"] * 1e6,
-        "p99 ms": got["update"][1],
+        "updates/s": got["updated"] / got["elapsed"],
+        "µs CPU each": (agent.cpu() - cpu) / got["updated"] * 1e6,
+        "p99 ms": got["update"]["p99"],
     }
 
 
 def notifications(rate):
     def case(agent, broker, devices=1_000, seconds=6):
-        def fleet(*words):
+        def run(*words):
             before, cpu = broker.published(), agent.cpu()
-            got = lwload(agent, "-n", devices, "-C", 100, *words)
+            got = fleet(agent.port, "-n", devices, "-C", 100, *words)
             return got, broker.published() - before, agent.cpu() - cpu
 
         # What registering again costs is taken off: first they are new, then known.
-        fleet("-d", 2)
-        _, other_publishes, other_cpu = fleet("-d", 2)
-        got, publishes, cpu = fleet("-P", devices / rate, "-d", seconds)
+        run("-d", 2)
+        _, other_publishes, other_cpu = run("-d", 2)
+        got, publishes, cpu = run("-P", devices / rate, "-d", seconds)
         return {
-            "sent/s": got["sent"] / (seconds - got["seconds"]),
-            "µs CPU each": (cpu - other_cpu) / got["sent"] * 1e6,
-            "published of sent %": (publishes - other_publishes) / got["sent"] * 100,
+            "sent/s": got["notified"] / (seconds - got["complete"]),
+            "µs CPU each": (cpu - other_cpu) / got["notified"] * 1e6,
+            "published of sent %": (publishes - other_publishes) / got["notified"] * 100,
             "retransmitted": got["again"],
         }
 
@@ -225,16 +247,16 @@ def latency(rate):
             words = ["mosquitto_sub", "-p", str(broker.port), "-V", "5", "-t", "lwm2mqtt/d/+/v/+/+", "-F", "%U %p"]
             with Process(pinned(THEIRS, *words), stdout=seen):
                 time.sleep(0.5)
-                got = lwload(agent, "-n", devices, "-C", 100, "-P", devices / rate, "-d", seconds)
+                got = fleet(agent.port, "-n", devices, "-C", 100, "-P", devices / rate, "-d", seconds)
                 time.sleep(0.5)
             seen.seek(0)
             stamps = [tuple(map(float, line.split())) for line in seen]
             # From when the fleet stands: a registration costs much more than a notification.
-            start = stamps[0][1] + got["seconds"] + 1
+            start = stamps[0][1] + got["complete"] + 1
             late = [(received - sent) * 1000 for received, sent in stamps if sent > start]
         late.sort()
         return {
-            "sent/s": got["sent"] / (seconds - got["seconds"]),
+            "sent/s": got["notified"] / (seconds - got["complete"]),
             "seen": len(late),
             "p50 ms": late[len(late) // 2],
             "p99 ms": late[len(late) * 99 // 100],
@@ -243,14 +265,43 @@ def latency(rate):
     return case
 
 
+def handshakes(server, devices=4_000, at_once=40):
+    cpu = server.cpu()
+    got = fleet(server.secure_port, "-n", devices, "-C", at_once, "-d", 6, "-k", KEY)
+    return {
+        "handshakes and registrations/s": rate(got),
+        "µs CPU each": (server.cpu() - cpu) / devices * 1e6,
+        "handshake p99 ms": got["handshake"]["p99"],
+        "observed": got["observed"],
+        "retransmitted": got["again"],
+        "lost": devices - got["up"],
+    }
+
+
+def sessions(server, devices=5_000):
+    rss = server.rss()
+    got = fleet(server.secure_port, "-n", devices, "-C", 40, "-d", 6, "-k", KEY)
+    return {
+        "bytes RSS each": (server.rss() - rss) / devices,
+        "observed": got["observed"],
+        "lost": devices - got["up"],
+    }
+
+
+# With DTLS, and with libcoap in the agent's place in the same run.
+SECURE = {
+    "H1 PSK CCM_8 handshake and register, 40 at once": handshakes,
+    "M1 5 000 devices with a PSK session": sessions,
+}
+
 CASES = {
     "R1 10 000 registrations, 40 at once": registrations,
     "R1 burst, 2 000 at once": burst,
     "U1 updates, closed loop": updates,
-    "N1 NON TLV to QoS 0, 10 k/s": notifications(10_000),
-    "N1 NON TLV to QoS 0, 30 k/s": notifications(30_000),
-    "N1 NON TLV to QoS 0, 60 k/s": notifications(60_000),
-    "N1 NON TLV to QoS 0, 100 k/s": notifications(100_000),
+    "N1 NON to QoS 0, 10 k/s": notifications(10_000),
+    "N1 NON to QoS 0, 30 k/s": notifications(30_000),
+    "N1 NON to QoS 0, 60 k/s": notifications(60_000),
+    "N1 NON to QoS 0, 100 k/s": notifications(100_000),
     "N1 latency at 5 k/s": latency(5_000),
 }
 
@@ -262,16 +313,52 @@ def figure(values):
     return shown[0] if shown[0] == shown[1] else "–".join(shown)
 
 
-def run(case, kind):
+def run(case, kind, secure=False):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with kind(folder) as broker:
             wait_for(broker.port)
-            with Agent(folder, broker) as agent:
+            with Agent(folder, broker, secure) as agent:
                 time.sleep(1)
                 if agent.child.poll() is not None:
                     sys.exit((folder / "agent.log").read_text())
                 return case(agent, broker)
+
+
+def run_libcoap(case):
+    with Libcoap() as server:
+        time.sleep(1)
+        if server.child.poll() is not None:
+            sys.exit("coap-rd-openssl has ended")
+        return case(server)
+
+
+def print_row(title, who, runs):
+    cells = [f"{name} {figure([one[name] for one in runs])}" for name in runs[0]]
+    print(f"| {title} | {who} | {'; '.join(cells)} |", flush=True)
+
+
+def secure(title, case, kinds):
+    """One case with the agent and each broker, and with libcoap between."""
+    ours, theirs = {kind: [] for kind in kinds}, []
+    for _ in range(RUNS):
+        for kind in kinds:
+            ours[kind].append(run(lambda agent, _: case(agent), kind, secure=True))
+        if shutil.which(Libcoap.name):
+            theirs.append(run_libcoap(case))
+    for kind in kinds:
+        print_row(title, kind.name, ours[kind])
+    if not theirs:
+        print(f"| {title} | {Libcoap.name} | not run: it is not installed |")
+        return
+    print_row(title, Libcoap.name, theirs)
+    for kind in kinds:
+        ratios = [
+            f"{name} {statistics.median(one[name] for one in ours[kind]) / statistics.median(one[name] for one in theirs):.2f}"
+            for name in theirs[0]
+            if name.endswith(("/s", " each"))
+        ]
+        print(f"| {title} | {kind.name} : libcoap | {'; '.join(ratios)} |", flush=True)
 
 
 def main():
@@ -279,13 +366,14 @@ def main():
     words = [word for word in WORDS if word not in ("rumqttd", "mosquitto")]
     print(f"{RUNS} runs, agent on core {OURS}, fleet and broker on core {THEIRS}; load before: {os.getloadavg()[0]:.2f}\n")
     print("| case | broker | figures |\n|---|---|---|")
-    for title, case in CASES.items():
+    for title, case in {**CASES, **SECURE}.items():
         if words and not any(word in title for word in words):
             continue
+        if title in SECURE:
+            secure(title, case, kinds)
+            continue
         for kind in kinds:
-            runs = [run(case, kind) for _ in range(RUNS)]
-            cells = [f"{name} {figure([one[name] for one in runs])}" for name in runs[0]]
-            print(f"| {title} | {kind.name} | {'; '.join(cells)} |", flush=True)
+            print_row(title, kind.name, [run(case, kind) for _ in range(RUNS)])
 
 
 main()

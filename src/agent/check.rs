@@ -4,15 +4,20 @@ use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use serde_json::json;
 use toml::de::DeTable;
 
 use crate::agent::cli::EXIT_CONFIG;
 use crate::agent::config::{self, AttachmentFiles, Config, Missing, Sources, files};
+use crate::agent::devices::{Reading, read_files};
 use crate::diagnostic::{Diagnostic, Severity, Source};
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
 use crate::server::bootstrap::Profiles;
+use crate::server::credentials::{self, Book, Policy};
+use crate::time::UnixTime;
 
 /// Sections that only a configuration has.
 const CONFIGURATION: [&str; 10] = [
@@ -27,6 +32,9 @@ const CONFIGURATION: [&str; 10] = [
     "log",
     "upstream",
 ];
+
+/// Sections that only a file of devices has.
+const DEVICES: [&str; 2] = ["device", "authority"];
 
 /// What was checked, and what is wrong with it.
 #[derive(Debug, Default)]
@@ -84,6 +92,9 @@ pub fn check_configuration(sources: &Sources) -> Report {
     let (sources, found) = config::toml_sources(&config.mappings.paths);
     report.diagnostics.extend(found);
     report.files += sources.len();
+    let (count, found) = check_devices(&config.devices.files);
+    report.diagnostics.extend(found);
+    report.files += count;
     let compiled = Plan::compile(&sources, &models, &config.mqtt.base_topic);
     report.diagnostics.extend(compiled.diagnostics);
     let (sources, found) = config::toml_sources(&config.devices.bootstrap.profiles);
@@ -105,11 +116,14 @@ pub fn check_paths(paths: &[PathBuf]) -> Report {
     let mut report = Report::default();
     let mut mappings = Vec::new();
     let mut models = Vec::new();
+    let mut devices = Vec::new();
     for file in expand(paths, &mut report.diagnostics) {
         report.files += 1;
         if file.extension().is_some_and(|extension| extension == "xml") {
             models.push(file);
-        } else if is_configuration(&file) {
+        } else if has_sections(&file, &DEVICES) {
+            devices.push(file);
+        } else if has_sections(&file, &CONFIGURATION) {
             let loaded = Config::load_from(&Sources {
                 file: Some(file),
                 environment: Vec::new(),
@@ -121,6 +135,7 @@ pub fn check_paths(paths: &[PathBuf]) -> Report {
             mappings.push(file);
         }
     }
+    report.diagnostics.extend(check_devices(&devices).1);
     let (models, found) = config::models(&models);
     report.diagnostics.extend(found);
     let (sources, found) = config::toml_sources(&mappings);
@@ -134,6 +149,22 @@ pub fn check_paths(paths: &[PathBuf]) -> Report {
         .diagnostics
         .extend(Plan::compile(&sources, &models, &base).diagnostics);
     report
+}
+
+/// How many files of devices there are, and every mistake in and between them.
+fn check_devices(paths: &[PathBuf]) -> (usize, Vec<Diagnostic>) {
+    let Reading {
+        files,
+        mut diagnostics,
+    } = read_files(paths, UnixTime::default());
+    let count = files.len();
+    let mut book = Book::new(
+        Policy::default(),
+        credentials::Limits::default(),
+        &mut StdRng::from_seed([0; 32]),
+    );
+    diagnostics.extend(book.replace_files(files));
+    (count, diagnostics)
 }
 
 /// The files named, and those in the folders named.
@@ -164,14 +195,19 @@ fn is_profile(source: &Source) -> bool {
         .any(has)
 }
 
-/// Whether a file is a configuration and not a mapping, by its sections.
-fn is_configuration(file: &Path) -> bool {
+/// Whether a file is no mapping, and has one of these sections.
+fn has_sections(file: &Path, sections: &[&str]) -> bool {
     let Ok(text) = std::fs::read_to_string(file) else {
         return false;
     };
     let (document, _) = DeTable::parse_recoverable(&text);
     let has = |key: &str| document.get_ref().contains_key(key);
-    !has("schema") && !has("profile") && !has("signal") && CONFIGURATION.into_iter().any(has)
+    // A mapping may have a `[device]`; of devices there are several.
+    let is_meant = |key: &str| {
+        let value = document.get_ref().get(key);
+        value.is_some_and(|value| !DEVICES.contains(&key) || value.get_ref().is_array())
+    };
+    !has("schema") && !has("profile") && !has("signal") && sections.iter().copied().any(is_meant)
 }
 
 fn print(report: &Report) -> std::io::Result<()> {

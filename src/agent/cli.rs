@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
-use crate::agent::config::{Config, Loaded};
+use crate::agent::config::{Config, Loaded, Missing, Sources};
 use crate::agent::run::{Agent, terminated};
 use crate::agent::setup::{self, Obstacle};
-use crate::agent::{check, config, log, simulate};
+use crate::agent::{check, config, device, log, simulate};
 use crate::diagnostic::Diagnostic;
 
 /// Failure at run time.
@@ -56,6 +56,9 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(crate::agent::demo::Args),
     Simulate(simulate::Args),
+    Device(device::Device),
+    /// Show the running agent on one screen
+    Status,
     /// Print files made from the program's own knowledge
     Generate {
         #[command(subcommand)]
@@ -88,6 +91,12 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(args) => finish(block_on(crate::agent::demo::run(args, cli.json))),
         Command::Simulate(args) => finish(block_on(simulate::run(args, cli.json))),
+        Command::Device(args) => with_places(cli.config.as_deref(), |config| {
+            answered(device::run(&config, &args, cli.json))
+        }),
+        Command::Status => with_places(cli.config.as_deref(), |config| {
+            answered(device::status(&config, cli.json))
+        }),
         Command::Generate {
             what: Generate::Config,
         } => {
@@ -106,6 +115,27 @@ fn with_config(file: Option<&Path>, go_on: impl FnOnce(Config) -> ExitCode) -> E
     } = Config::load(file);
     show(&diagnostics);
     config.map_or_else(|| EXIT_CONFIG.into(), go_on)
+}
+
+/// As [`with_config`] for a command that only looks for the agent: what the configuration may not
+/// do as its author believes, the agent itself has said.
+fn with_places(file: Option<&Path>, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    let Loaded {
+        config,
+        mut diagnostics,
+        ..
+    } = Config::load_from(&Sources {
+        // Only the agent needs its secrets, and only it may be able to read them.
+        unreadable_secrets: Missing::Warning,
+        ..Sources::of_process(file)
+    });
+    diagnostics.retain(Diagnostic::is_error);
+    show(&diagnostics);
+    config.map_or_else(|| EXIT_CONFIG.into(), go_on)
+}
+
+fn answered(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| finish(Err(error)))
 }
 
 fn run(config: Config) -> ExitCode {

@@ -76,8 +76,10 @@ async fn demonstrate(args: Args, json: bool) -> anyhow::Result<()> {
     let screen = Screen::new(json);
     let broker = broker::start().await?;
     let mut consumer = Consumer::connect(broker).await?;
-    let agent =
-        Agent::start(setup::options(&gateway(broker))?).context("the gateway does not start")?;
+    let mut options = setup::options(&gateway(broker))?;
+    // A demo leaves nothing behind, and touches nothing of an agent that runs here.
+    options.local = crate::agent::local::Settings::default();
+    let agent = Agent::start(options).context("the gateway does not start")?;
     let addresses = agent.addresses();
     let server = *addresses.first().context("the gateway listens nowhere")?;
     let fleet = Fleet {

@@ -11,13 +11,17 @@
     reason = "the shell touches the outside"
 )]
 
+pub mod admin;
 pub mod check;
 pub mod cli;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
-mod dtls;
+pub mod device;
+pub mod devices;
+pub mod dtls;
 pub mod entropy;
+pub mod local;
 pub mod log;
 pub mod mqtt;
 pub mod run;

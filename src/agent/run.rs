@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
+use crate::agent::dtls::Engines;
+use crate::agent::local::{self, Local};
 use crate::agent::mqtt::{self, Link, Subscription};
 use crate::agent::socket::{DATAGRAM_MAX, Sockets};
 use crate::agent::takeover::Takeover;
@@ -58,10 +60,14 @@ impl Clock {
 pub struct Options {
     /// Where devices reach us.
     pub listeners: Vec<Listen>,
+    /// Store, admin socket and files of devices.
+    pub local: local::Settings,
     /// The core's part. Its listeners are filled in from the above.
     pub gateway: Setup,
     /// The broker. Will and subscriptions are filled in from the core.
     pub mqtt: mqtt::Settings,
+    /// What secures the listeners that are to be secure; `None` when none is.
+    pub engines: Option<Engines>,
     /// Where secure sessions are left over a restart; `None` for nowhere.
     pub takeover: Option<Takeover>,
 }
@@ -84,7 +90,11 @@ pub struct Agent {
     gateway: Gateway,
     link: Link,
     worker: Worker,
+    engines: Option<Engines>,
+    /// Which generation of authorities the engine trusts.
+    trusted: u64,
     takeover: Option<Takeover>,
+    local: Local,
 }
 
 impl Agent {
@@ -92,6 +102,8 @@ impl Agent {
     /// returns; the broker may be away for as long as it likes.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let clock = Clock::start();
+        // First of all: that another agent runs is the better explanation of an address in use.
+        let (mut local, stored) = Local::open(options.local, clock)?;
         let wanted: Vec<_> = options
             .listeners
             .iter()
@@ -109,7 +121,20 @@ impl Agent {
         for listener in listeners.iter() {
             announce(listener);
         }
+        setup.settings.has_store = local.has_store();
+        if let Some(engines) = &options.engines {
+            setup.engine = Some(engines.engine(&[])?);
+        }
         let mut gateway = Gateway::new(clock.now(), setup);
+        for refused in gateway.restore(clock.now(), stored) {
+            warn!("{refused}");
+        }
+        local.take_files(clock.now(), &mut gateway);
+        if let Some(engines) = &options.engines {
+            gateway.trust_always(clock.now(), engines.authorities());
+            gateway.set_engine(engines.engine(gateway.authorities())?);
+        }
+        let trusted = gateway.trusted();
         if let Some(takeover) = &options.takeover {
             take_over(takeover, &mut gateway, clock.now());
         }
@@ -129,7 +154,10 @@ impl Agent {
             gateway,
             link,
             worker: Worker::start()?,
+            engines: options.engines,
+            trusted,
             takeover: options.takeover,
+            local,
         })
     }
 
@@ -157,6 +185,10 @@ impl Agent {
                 work = self.worker.done() => {
                     self.gateway.handle(self.clock.now(), Input::Worked(work));
                 }
+                event = self.local.event() => {
+                    self.local.handle(self.clock.now(), event, &mut self.gateway);
+                    self.renew_engine();
+                }
                 (route, length) = self.sockets.receive(&mut buffer) => {
                     self.receive(route, &buffer[..length]);
                     for _ in 1..BURST {
@@ -176,6 +208,19 @@ impl Agent {
             .handle(self.clock.now(), Input::Datagram { route, bytes });
     }
 
+    /// Has the engine trust the authorities that the gateway trusts now.
+    fn renew_engine(&mut self) {
+        let trusted = self.gateway.trusted();
+        let Some(engines) = self.engines.as_ref().filter(|_| trusted != self.trusted) else {
+            return;
+        };
+        self.trusted = trusted;
+        match engines.engine(self.gateway.authorities()) {
+            Ok(engine) => self.gateway.set_engine(engine),
+            Err(error) => warn!("new authorities are not trusted yet: {error:#}"),
+        }
+    }
+
     /// Does what the core wants done; until when it then can wait.
     fn drain(&mut self) -> Option<tokio::time::Instant> {
         loop {
@@ -185,7 +230,8 @@ impl Agent {
                         tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
-                Output::Store(_) | Output::Admin { .. } => {}
+                Output::Store(change) => self.local.store(&change),
+                Output::Admin { id, reply } => self.local.answer(id, reply),
                 Output::Event(event) => log(&event),
                 Output::Work(work) => self.worker.run(work),
                 Output::Timeout(at) => {

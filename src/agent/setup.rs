@@ -7,15 +7,15 @@ use anyhow::Context as _;
 use tracing::warn;
 
 use crate::agent::config::{self, AttachmentFiles, Config, Missing};
-use crate::agent::dtls;
+use crate::agent::dtls::Engines;
 use crate::agent::entropy;
+use crate::agent::local;
 use crate::agent::mqtt::{self, Address};
 use crate::agent::run::{Listen, Options};
 use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
-use crate::gateway::admin::AdminAccess;
-use crate::gateway::{Limits, Settings, Setup};
+use crate::gateway::{AdminAccess, Limits, Replies, Settings, Setup};
 use crate::lwm2m::model::Models;
 use crate::mapping::{Compiled, Plan};
 use crate::server::bootstrap::Profiles;
@@ -88,33 +88,42 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             id: name.clone(),
             base_topic: base.clone(),
             last_seen_interval: config.mqtt.last_seen_interval,
+            replies: Replies {
+                filters: config.mqtt.reply_topics.clone(),
+                discovery_prefix: config.homeassistant.prefix.clone(),
+            },
             server: server::Settings {
                 policy: Policy {
                     join,
-                    coap_from: Vec::new(),
+                    coap_from: config.devices.coap_from.clone(),
                 },
                 lifetime_grace: config.devices.lifetime_grace,
                 listeners: Vec::new(),
                 bootstrap_profiles: Arc::new(profiles),
             },
-            admin: AdminAccess::default(),
+            admin: match config.mqtt.admin {
+                config::AdminVerbs::Off => AdminAccess::Off,
+                config::AdminVerbs::Read => AdminAccess::Read,
+                config::AdminVerbs::All => AdminAccess::All,
+            },
             has_store: false,
         },
         limits: Limits::default(),
         parameters: coap::Parameters::default(),
         models: Arc::new(models),
         plan,
-        engine: if is_secured {
-            Some(dtls::engine_of(&config.devices, Vec::new())?)
-        } else {
-            None
-        },
+        engine: None,
         seed: entropy::seed()?,
     };
     Ok(Options {
         listeners,
+        local: local::Settings::of(config),
         gateway,
         mqtt: broker(config, &name)?,
+        engines: match is_secured {
+            true => Some(Engines::of(&config.devices)?),
+            false => None,
+        },
         takeover: is_secured.then(|| Takeover::new(&config.store.path)),
     })
 }

@@ -49,7 +49,7 @@ pub struct Args {
     pub devices: u32,
 
     #[command(flatten)]
-    pub security: security::Args,
+    pub security: security::Credentials,
 
     /// What endpoint names begin with; a number follows
     #[arg(long, value_name = "PREFIX", default_value = "sim-")]

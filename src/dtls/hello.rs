@@ -24,6 +24,16 @@ pub(crate) const COOKIE_LENGTH: usize = 20;
 /// A cookie of ours.
 pub(crate) type Cookie = [u8; COOKIE_LENGTH];
 
+/// Part of a cookie: enough to tell a hello that comes again from another one. A cookie is checked
+/// before it is compared by this, so nobody can choose one that is the same.
+pub(crate) type CookieMark = std::num::NonZeroU64;
+
+/// The mark of a cookie.
+pub(crate) fn mark(cookie: &Cookie) -> Option<CookieMark> {
+    let number = Reader(cookie).uint(8)?;
+    CookieMark::new(number)
+}
+
 /// Longest ClientHello that is looked at, in bytes.
 const LONGEST: usize = 2048;
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Established sessions. When one more comes, the one that has been silent longest gives way
-    /// (to the minute). 200 000; at most 8 million.
+    /// (to the minute). 200 000; 1 to 8 million.
     pub sessions: usize,
-    /// Handshakes under way with clients, in all; at least 1. When one more comes, the oldest
-    /// gives way: a new one is never refused. 4096; at most 4 million.
+    /// Handshakes under way with clients, in all. When one more comes, the oldest
+    /// gives way: a new one is never refused. 4096; 1 to 4 million.
     pub handshakes: usize,
     /// The same for one source: an IPv4 address, or an IPv6 network of 64 bits. Many devices may
-    /// sit behind one address. 512.
+    /// sit behind one address. 512; at least 1.
     pub handshakes_per_source: usize,
     /// How long a handshake may take, retransmissions included. 90 s.
     pub handshake_lifetime: Duration,
@@ -27,8 +27,12 @@ pub struct Limits {
     /// Bytes of datagrams that wait for one [`Work`](crate::dtls::Work) to come back, 64 more
     /// counted for each. 8 KiB.
     pub waiting_bytes: usize,
-    /// After one failed handshake was told, how long further ones of the same source are only
-    /// counted. 10 s.
+    /// How many failed handshakes of one source are told in one
+    /// [`failure_interval`](Self::failure_interval); further ones are only counted. Several,
+    /// because who mends a device tries one thing after the other, and many devices may sit behind
+    /// one address. 8.
+    pub failures_per_source: u32,
+    /// How long after the first of them it begins anew. 10 s.
     pub failure_interval: Duration,
     /// Sources whose failures are told in one [`failure_interval`](Self::failure_interval). 1024.
     pub failure_sources: usize,
@@ -45,9 +49,19 @@ impl Default for Limits {
             cookie_period: Duration::from_secs(120),
             work: 16,
             waiting_bytes: 8 << 10,
+            failures_per_source: 8,
             failure_interval: Duration::from_secs(10),
             failure_sources: 1024,
         }
+    }
+}
+
+impl Limits {
+    /// The same, with sessions and handshakes together within so many places.
+    pub(super) fn within(mut self, places: usize) -> Self {
+        self.sessions = self.sessions.clamp(1, places / 2);
+        self.handshakes = self.handshakes.clamp(1, places / 4);
+        self
     }
 }
 
@@ -58,13 +72,13 @@ pub struct Counters {
     pub short_datagrams: u64,
     /// Datagrams that do not begin with a whole DTLS record.
     pub malformed_datagrams: u64,
-    /// Datagrams on a listener that serves no DTLS, and for no session of ours.
+    /// Datagrams on a listener that is not served, for no session in the client's role.
     pub unserved_datagrams: u64,
     /// Records that belong to no session: of a peer that we have forgotten, or forged.
     pub strays: u64,
     /// Records with a connection ID that none of our sessions has, or from another listener.
     pub unknown_cids: u64,
-    /// Records for a session that it passed over: replayed, forged, or of no effect.
+    /// Records for an established session that had no effect: replayed, forged, unprotected.
     pub passed_over: u64,
     /// ClientHellos that are malformed, fragmented or oversized, or come from the address of a
     /// server that we are the client of.
@@ -83,7 +97,7 @@ pub struct Counters {
     pub handshakes_evicted: u64,
     /// Handshakes that their own client began anew.
     pub handshakes_replaced: u64,
-    /// Failed handshakes that were not told, because their source had one told a moment ago.
+    /// Failed handshakes that were not told, because their source had enough told a moment ago.
     pub failures_untold: u64,
     /// Sessions that a new one from the same address took the place of (RFC 6347 §4.2.8).
     pub sessions_replaced: u64,

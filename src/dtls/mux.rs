@@ -5,8 +5,10 @@
 //! datagrams mean. What must hold whatever strangers send:
 //!
 //! * Nothing is remembered of a client before it has proven its address (`hello`).
-//! * A live session ends by what its peer authenticated, by its own silence, or by a newer
-//!   handshake of the same address that was completed; by nothing else.
+//! * A live session ends by what its peer authenticated, by silence, by [`Limits::sessions`], or
+//!   by a newer handshake that was completed from the same address (RFC 6347 §4.2.8); by nothing
+//!   else. That handshake does not end the session of *another* peer that is found by connection
+//!   ID: a NAT has given its port away.
 //! * Everything that a peer can make grow has a bound in [`Limits`], and a right key is served
 //!   whatever others do: new handshakes make old ones give way.
 //!
@@ -30,6 +32,7 @@ use rand::rngs::StdRng;
 use crate::dtls::hello::{self, ClientHello, Cookies};
 use crate::dtls::limits::{Counters, Limits};
 use crate::dtls::mux::bounds::{Source, Told, Unfinished};
+use crate::dtls::mux::lifecycle::Opening;
 use crate::dtls::mux::session::{Index, Role, Session, Sessions};
 use crate::dtls::record::{self, Cid, Record, records};
 use crate::dtls::{Accept, Connect, Credential, Engine, Fatal, Keys, PeerIdentity};
@@ -111,13 +114,13 @@ pub enum Output {
         /// Where it was before.
         from: Route,
     },
-    /// A session is over: the peer closed it, was silent too long, sent a fatal alert, gave way
-    /// to another, or began anew.
+    /// A session is over: its peer closed it, was silent too long, sent a fatal alert, gave way to
+    /// others, or began anew from the same address.
     Closed {
         /// Which session; the id is void.
         session: SessionId,
     },
-    /// A handshake came to nothing. One an interval and source is told in the server's role
+    /// A handshake came to nothing. A few an interval and source are told in the server's role
     /// ([`Limits::failure_interval`]), and every one in the client's.
     Failed {
         /// With whom.
@@ -134,6 +137,7 @@ impl Mux {
     /// be seeded with what nobody can guess.
     pub fn new(engine: Box<dyn Engine>, limits: Limits, rng: &mut StdRng) -> Self {
         let mut rng = StdRng::from_rng(rng);
+        let limits = limits.within(session::MOST_PLACES);
         Self {
             engine,
             listeners: BTreeMap::new(),
@@ -251,6 +255,7 @@ impl Mux {
             self.outputs.push_back(Output::Datagram { route, bytes });
             return;
         };
+        let mark = hello::mark(&cookie);
 
         let here = self.routes.get(&route).copied().unwrap_or_default();
         let standing = |index: Option<Index>| index.and_then(|index| self.sessions.at(index));
@@ -265,12 +270,12 @@ impl Mux {
             self.counters.bad_hellos += 1;
             return;
         }
-        if live.is_some_and(|live| live.cookie == cookie) {
+        if live.is_some_and(|live| live.cookie == mark) {
             self.counters.late_hellos += 1;
             return;
         }
         if let Some(index) = here.unfinished {
-            if unfinished.is_some_and(|handshake| handshake.cookie == cookie) {
+            if unfinished.is_some_and(|handshake| handshake.cookie == mark) {
                 self.advance(now, index, first.whole);
                 return;
             }
@@ -297,8 +302,15 @@ impl Mux {
                 return;
             }
         };
-        let index = self.begin(now, route, Role::Server, dtls, Some(cid), cookie, costly);
-        if let Some(index) = index {
+        let opening = Opening {
+            route,
+            role: Role::Server,
+            dtls,
+            cid: Some(cid),
+            cookie: mark,
+            costly,
+        };
+        if let Some(index) = self.begin(now, opening) {
             self.advance(now, index, first.whole);
         }
     }
@@ -327,8 +339,16 @@ impl Mux {
             self.counters.handshakes_replaced += 1;
             self.forget(index);
         }
+        let opening = Opening {
+            route,
+            role: Role::Client,
+            dtls,
+            cid,
+            cookie: None,
+            costly,
+        };
         let index = self
-            .begin(now, route, Role::Client, dtls, cid, [0; _], costly)
+            .begin(now, opening)
             .ok_or_else(|| Fatal::Unsupported("there are too many sessions".into()))?;
         let id = self.sessions.id(index);
         self.drive(now, index, None, |_| Ok(()));

@@ -30,6 +30,7 @@ pub const COSTLY: u16 = 0xc0ae;
 /// Makes sessions without cryptography. See the module: for tests and simulations only.
 pub struct Plain {
     suites: Vec<u16>,
+    offers_cid: bool,
     rng: RefCell<StdRng>,
 }
 
@@ -38,6 +39,7 @@ impl Plain {
     pub fn new(seed: [u8; 32]) -> Self {
         Self {
             suites: vec![CCM_8],
+            offers_cid: true,
             rng: RefCell::new(StdRng::from_seed(seed)),
         }
     }
@@ -45,6 +47,12 @@ impl Plain {
     /// One that offers, and serves, these suites, in name.
     pub fn with_suites(mut self, suites: &[u16]) -> Self {
         self.suites = suites.to_vec();
+        self
+    }
+
+    /// One whose clients offer no connection IDs, as most devices do.
+    pub fn without_cid(mut self) -> Self {
+        self.offers_cid = false;
         self
     }
 
@@ -65,7 +73,8 @@ impl Engine for Plain {
             return Err(Fatal::Unsupported("plain sessions have PSKs only".into()));
         };
         let random = self.random();
-        let session = PlainSession::connect(now, identity, key, &connect.cid, &self.suites, random);
+        let cid = self.offers_cid.then_some(connect.cid.as_slice());
+        let session = PlainSession::connect(now, (identity, key), cid, &self.suites, random);
         Ok(Box::new(session))
     }
 

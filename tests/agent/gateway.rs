@@ -59,9 +59,11 @@ impl Gateway {
             .unwrap()
             .port();
         let text = format!(
-            "[mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\nversion = \"{version}\"\n\
+            "[store]\npath = {:?}\n[admin]\nsocket = {:?}\n[mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\nversion = \"{version}\"\n\
              [devices]\ncoap = [\"127.0.0.1:{coap}\"]\ncoaps = []\njoin = \"open\"\n\
-             [mappings]\npaths = []\n[models]\npaths = []\n"
+             files = []\n[mappings]\npaths = []\n[models]\npaths = []\n",
+            folder.join("store"),
+            std::env::temp_dir().join(format!("lwm2mqtt-{}-{name}.sock", std::process::id())),
         );
         fs::write(folder.join("lwm2mqtt.toml"), text).unwrap();
         Self { folder, coap }

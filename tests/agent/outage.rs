@@ -26,7 +26,9 @@ fn agent(broker: &Broker, version: VersionChoice) -> Agent {
     config.devices.coap = vec!["127.0.0.1:0".parse().unwrap()];
     config.devices.coaps = Vec::new();
     config.devices.join = Join::Open;
-    Agent::start(setup::options(&config).ok().unwrap()).unwrap()
+    let mut options = setup::options(&config).ok().unwrap();
+    options.local = lwm2mqtt::agent::local::Settings::default();
+    Agent::start(options).unwrap()
 }
 
 fn value_topic(device: usize) -> String {

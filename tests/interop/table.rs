@@ -225,7 +225,7 @@ nobody vouches for, an expired one, or none, each said in words in the log and i
 ## Servers, towards our client role
 
 {}
-*refused*: with a wrong key.
+*refused*: a server whose certificate nobody trusted vouches for, or is for another name, or has expired.
 ",
             env!("CARGO_PKG_VERSION"),
             self.matrix(DEVICES, DEVICES_DO)?,

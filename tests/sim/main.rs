@@ -6,4 +6,6 @@ mod bootstrap;
 mod broker;
 mod commands;
 mod devices;
+mod joining;
 mod rig;
+mod safety;

@@ -53,7 +53,11 @@ pub fn models(paths: &[PathBuf]) -> (Models, Vec<Diagnostic>) {
 }
 
 /// The files themselves, and of folders those with `extension`, by name.
-fn files(paths: &[PathBuf], extension: &str, diagnostics: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
+pub(in crate::agent) fn files(
+    paths: &[PathBuf],
+    extension: &str,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in paths {
         match std::fs::metadata(path) {

@@ -270,9 +270,7 @@ impl Layers {
 
     /// Says what the configuration as a whole means and its author may not expect.
     fn warn(&mut self, main: &Path) {
-        let Draft {
-            config, coap, join, ..
-        } = &mut self.draft;
+        let Draft { config, join, .. } = &mut self.draft;
         if config.mqtt.password.is_some() && config.mqtt.username.is_none() {
             self.diagnostics.push(Diagnostic::whole(
                 Severity::Warning,
@@ -283,37 +281,25 @@ impl Layers {
             ));
         }
         let devices = &config.devices;
-        if devices.coap.is_empty() {
+        if devices.coap.is_empty() && devices.coaps.is_empty() {
             self.diagnostics.push(Diagnostic::whole(
                 Severity::Warning,
                 "no-listener",
                 main.display().to_string(),
-                "no device can reach the gateway: [devices] coap is empty, and coaps is not built in this version",
-                "to try it on this host, write `coap = [\"127.0.0.1:5683\"]` under [devices]",
+                "no device can reach the gateway: [devices] coap and coaps are empty",
+                "write `coaps = [\"[::]:5684\"]` under [devices]; to try it on this host, `coap = [\"127.0.0.1:5683\"]`",
             ));
             return;
         }
-        let (code, place, message, hint) = if devices.join == Join::Open {
-            (
-                "open-join",
-                join,
-                "anyone who can send a datagram to the gateway may register, under any name",
-                "let only a trusted network reach the addresses in `coap`",
-            )
-        } else {
-            (
-                "closed-join",
-                coap,
-                "no device can register here: with this `join` one needs a credential, and credentials are not built in this version",
-                "on a trusted network, write `join = \"open\"` under [devices]",
-            )
-        };
-        if let Some(place) = place.take() {
+        if devices.join == Join::Open
+            && let Some(place) = join.take()
+        {
             self.diagnostics.push(Diagnostic {
                 severity: Severity::Warning,
-                code,
-                message: message.to_owned(),
-                hint: hint.to_owned(),
+                code: "open-join",
+                message: "anyone who can send a datagram to the gateway may register, under any name that has no credential".to_owned(),
+                hint: "let only a trusted network reach the addresses in `coap`, with `coap_from`"
+                    .to_owned(),
                 ..place
             });
         }

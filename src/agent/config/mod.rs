@@ -22,6 +22,7 @@ pub use text::template;
 use crate::agent::mqtt::{Tls, VersionChoice};
 use crate::diagnostic::Diagnostic;
 use crate::secret::Secret;
+use crate::server::credentials::Network;
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/lwm2mqtt/lwm2mqtt.toml";
@@ -41,9 +42,9 @@ pub struct Config {
     pub mappings: Mappings,
     /// `[models]`
     pub models: Models,
-    /// `[store]`; not built.
+    /// `[store]`
     pub store: Store,
-    /// `[admin]`; not built.
+    /// `[admin]`
     pub admin: Admin,
     /// `[homeassistant]`; not built.
     pub homeassistant: HomeAssistant,
@@ -116,9 +117,9 @@ pub struct Mqtt {
     pub tls: Tls,
     /// The longest silence before we ask whether the broker is there; 1 s to 65 535 s.
     pub keep_alive: Duration,
-    /// Which administration is possible over MQTT; not built.
+    /// Which administration is possible over MQTT.
     pub admin: AdminVerbs,
-    /// Topic filters that replies may go to; not built.
+    /// Topic filters that replies may go to; empty is anywhere outside our own tree.
     pub reply_topics: Vec<String>,
     /// How often `last_seen` is published of a device that only notifies.
     pub last_seen_interval: Duration,
@@ -171,6 +172,10 @@ pub struct Devices {
     pub ca_file: Option<PathBuf>,
     /// Who may register.
     pub join: Join,
+    /// Networks that devices without security may come from; empty is anywhere.
+    pub coap_from: Vec<Network>,
+    /// Files and folders with devices and their credentials.
+    pub files: Vec<PathBuf>,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
     /// Longer lifetimes are brought down to this; not built.
@@ -188,6 +193,8 @@ impl Default for Devices {
             key: None,
             ca_file: None,
             join: Join::Known,
+            coap_from: Vec::new(),
+            files: vec![PathBuf::from("/etc/lwm2mqtt/devices.d")],
             lifetime_grace: Duration::from_secs(30),
             lifetime_max: None,
             bootstrap: Bootstrap::default(),
@@ -198,9 +205,9 @@ impl Default for Devices {
 /// `[devices] join`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Join {
-    /// Devices with a credential or an approval; as neither is built, nobody.
+    /// Devices with a credential or an approval.
     Known,
-    /// Those, and new ones while a join window is open; as none can be opened, nobody.
+    /// Those, and new ones while a join window is open.
     Window,
     /// Anyone whom the transport lets in.
     Open,
@@ -342,7 +349,7 @@ impl Default for Store {
 pub struct Admin {
     /// Where the command line talks to the agent.
     pub socket: PathBuf,
-    /// Where health, metrics and the admin API are served; absent is off.
+    /// Where health, metrics and the admin API are served; absent is off. Not built.
     pub http: Option<SocketAddr>,
 }
 
@@ -360,7 +367,7 @@ impl Default for Admin {
 pub struct HomeAssistant {
     /// Whether discovery messages are published.
     pub discovery: bool,
-    /// The first level of their topics.
+    /// The first levels of their topics. No reply goes there, discovery or not.
     pub prefix: String,
 }
 

@@ -26,8 +26,6 @@ pub(super) struct Draft {
     pub(super) ca_file_at: Option<Diagnostic>,
     pub(super) cert_file_at: Option<Diagnostic>,
     pub(super) key_at: Option<Diagnostic>,
-    /// Where `devices.coap` was set last.
-    pub(super) coap: Option<Diagnostic>,
     /// Where `devices.join` was set last.
     pub(super) join: Option<Diagnostic>,
 }
@@ -59,7 +57,7 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
         );
     });
     section(&mut root, "store", |table| {
-        if let Some(item) = not_built(table, "path") {
+        if let Some(item) = table.take("path") {
             set(
                 &mut draft.config.store.path,
                 scalar::path(&item, "/var/lib/lwm2mqtt"),
@@ -68,7 +66,7 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
     });
     section(&mut root, "admin", |table| {
         let admin = &mut draft.config.admin;
-        if let Some(item) = not_built(table, "socket") {
+        if let Some(item) = table.take("socket") {
             set(
                 &mut admin.socket,
                 scalar::path(&item, "/run/lwm2mqtt/admin.sock"),
@@ -85,7 +83,7 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
         if let Some(item) = not_built(table, "discovery") {
             set(&mut homeassistant.discovery, item.boolean());
         }
-        if let Some(item) = not_built(table, "prefix") {
+        if let Some(item) = table.take("prefix") {
             set(&mut homeassistant.prefix, scalar::base_topic(&item));
         }
     });
@@ -155,7 +153,7 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
         let most = Duration::from_secs(65_535);
         set(&mut mqtt.keep_alive, scalar::duration(&item, SECOND, most));
     }
-    if let Some(item) = not_built(table, "admin") {
+    if let Some(item) = table.take("admin") {
         let choice = item.one_of(&[
             ("read", AdminVerbs::Read),
             ("off", AdminVerbs::Off),
@@ -163,12 +161,12 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
         ]);
         set(&mut mqtt.admin, choice);
     }
-    if let Some(item) = not_built(table, "reply_topics")
+    if let Some(item) = table.take("reply_topics")
         && let Some(filters) = item.texts("app/#")
     {
         mqtt.reply_topics = filters
-            .into_iter()
-            .map(|(_, text)| text.to_owned())
+            .iter()
+            .filter_map(|(item, text)| scalar::filter(item, text))
             .collect();
     }
     if let Some(item) = table.take("last_seen_interval") {
@@ -187,7 +185,6 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
 fn devices(table: &mut Table<'_>, draft: &mut Draft) {
     let devices = &mut draft.config.devices;
     if let Some(item) = table.take("coap") {
-        draft.coap = Some(place(&item));
         set(&mut devices.coap, scalar::addresses(&item));
     }
     if let Some(item) = table.take("coaps") {
@@ -213,6 +210,16 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
             ("open", Join::Open),
         ]);
         set(&mut devices.join, choice);
+    }
+    if let Some(item) = table.take("coap_from") {
+        set(&mut devices.coap_from, scalar::networks(&item));
+    }
+    if let Some(item) = table.take("files") {
+        let files = item.texts("/etc/lwm2mqtt/devices.d").map(|texts| {
+            let path = |(item, _): &(Item<'_>, &str)| scalar::path(item, "/etc/lwm2mqtt/devices.d");
+            texts.iter().filter_map(path).collect()
+        });
+        set(&mut devices.files, files);
     }
     if let Some(item) = table.take("lifetime_grace") {
         set(

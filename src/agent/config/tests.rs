@@ -95,7 +95,7 @@ fn the_generated_file_is_the_default_configuration() {
             .iter()
             .all(|code| code.starts_with("not-built"))
     );
-    assert_eq!(defaults, 22);
+    assert_eq!(defaults, 24);
 }
 
 #[test]
@@ -304,11 +304,11 @@ fn a_secret_that_cannot_be_read_is_an_error_only_where_it_is_needed() {
 }
 
 #[test]
-fn an_open_or_a_closed_door_is_said() {
-    for (join, code) in [
-        ("open", "open-join"),
-        ("known", "closed-join"),
-        ("window", "closed-join"),
+fn an_open_door_is_said() {
+    for (join, codes) in [
+        ("open", &["open-join"][..]),
+        ("known", &[]),
+        ("window", &[]),
     ] {
         let folder = Folder::new(&format!("join-{join}"));
         let file = folder.write(
@@ -316,9 +316,9 @@ fn an_open_or_a_closed_door_is_said() {
             &format!("[devices]\ncoap = [\"127.0.0.1:5683\"]\njoin = \"{join}\"\n"),
         );
         let loaded = Config::load_from(&sources(Some(file), &[]));
-        assert_eq!(loaded.diagnostics.len(), 1);
-        assert_eq!(loaded.diagnostics[0].code, code);
-        assert!(loaded.diagnostics[0].place.is_some());
+        let found: Vec<&str> = loaded.diagnostics.iter().map(|it| it.code).collect();
+        assert_eq!(found, codes);
+        assert!(loaded.diagnostics.iter().all(|it| it.place.is_some()));
     }
 }
 

@@ -13,7 +13,7 @@ const KEY_MAX: usize = 64;
 /// What a `coaps` server needs to know of the devices.
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Security, for coaps://")]
-pub struct Args {
+pub struct Credentials {
     /// PSK identity; {endpoint} stands for each device's endpoint name [default: {endpoint}]
     #[arg(long, value_name = "IDENTITY")]
     pub psk_identity: Option<String>,
@@ -61,7 +61,7 @@ enum Kind {
     X509(Credential),
 }
 
-impl Args {
+impl Credentials {
     /// Reads what the arguments name. `None` for a server without security.
     ///
     /// # Errors
@@ -161,10 +161,10 @@ mod tests {
 
     #[test]
     fn each_device_has_the_identity_that_its_endpoint_name_makes() {
-        let args = Args {
+        let args = Credentials {
             psk_key: Some("00112233445566778899aabbccddeeff".into()),
             psk_identity: Some("id-{endpoint}".into()),
-            ..Args::default()
+            ..Credentials::default()
         };
         let security = args.load(true, "localhost").unwrap().unwrap();
         let Credential::Psk { identity, key } = security.connect("sim-3", [0; 8]).credential else {
@@ -176,16 +176,16 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_the_server_is_said() {
-        let psk = Args {
+        let psk = Credentials {
             psk_key: Some("0011".into()),
-            ..Args::default()
+            ..Credentials::default()
         };
         assert!(psk.load(false, "h").is_err());
-        assert!(Args::default().load(true, "h").is_err());
-        assert!(Args::default().load(false, "h").unwrap().is_none());
-        let odd = Args {
+        assert!(Credentials::default().load(true, "h").is_err());
+        assert!(Credentials::default().load(false, "h").unwrap().is_none());
+        let odd = Credentials {
             psk_key: Some("001".into()),
-            ..Args::default()
+            ..Credentials::default()
         };
         assert!(odd.load(true, "h").is_err());
     }

@@ -23,7 +23,7 @@ const DATABASE: &str = "lwm2mqtt.db";
 const LOCK: &str = "lwm2mqtt.lock";
 
 /// Keeps what the core wants kept.
-pub trait Store {
+pub trait Store: Send {
     /// Everything that is kept.
     ///
     /// # Errors

@@ -55,7 +55,7 @@ pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), Stor
             found: application,
         });
     }
-    if version > VERSION || version < 0 {
+    if !(0..=VERSION).contains(&version) {
         return Err(StoreError::Newer {
             path: path.to_owned(),
             found: version,

@@ -101,8 +101,13 @@ impl Engine {
             .expect("a client")
     }
 
-    /// A client that offers these suites.
-    fn connect_with(
+    /// As [`crate::dtls::Engine::connect`], but offering these suites only, which have to fit the
+    /// credential: to see what a server speaks.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn connect_with(
         &self,
         now: Now,
         connect: &Connect,

@@ -7,7 +7,7 @@ use crate::secret::Secret;
 use crate::time::Now;
 use mbedtls_rs_sys as sys;
 
-/// A datagram that is shorter than the header of a record (RFC 6347 §4.1) is nothing.
+/// The length of a record's header (RFC 6347 §4.1).
 const SHORTEST: usize = 13;
 
 /// A session, or the handshake that becomes one.
@@ -55,9 +55,9 @@ impl Session {
         self.peer_cid = self.context.peer_cid();
     }
 
-    /// Goes on with the handshake; an empty datagram is the clock's tick.
-    pub(super) fn shake(&mut self, now: Now, datagram: &[u8]) -> Result<(), Fatal> {
-        match self.context.handshake(now, datagram) {
+    /// Goes on with the handshake; an empty record is the clock's tick.
+    pub(super) fn shake(&mut self, now: Now, record: &[u8]) -> Result<(), Fatal> {
+        match self.context.handshake(now, record) {
             Step::More => Ok(()),
             Step::Done => {
                 let psk = match std::mem::replace(&mut self.phase, Phase::Open) {
@@ -72,19 +72,19 @@ impl Session {
                 };
                 self.agreed();
                 self.context.push(Item::Established(Box::new(identity)));
-                // What came behind the Finished, in the same datagram.
+                // Application data that overtook the Finished.
                 self.take(now, &[])
             }
             Step::Failed(failure) => {
                 self.phase = Phase::Over;
-                Err(self.explain(&failure, datagram))
+                Err(self.explain(&failure, record))
             }
         }
     }
 
-    /// Takes a datagram of the open session.
-    fn take(&mut self, now: Now, datagram: &[u8]) -> Result<(), Fatal> {
-        match self.context.read(now, datagram) {
+    /// Takes a record of the open session.
+    fn take(&mut self, now: Now, record: &[u8]) -> Result<(), Fatal> {
+        match self.context.read(now, record) {
             Read::Nothing => Ok(()),
             Read::Closed => {
                 self.phase = Phase::Over;
@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// What went wrong, for the one who has to mend it.
-    fn explain(&mut self, failure: &Failure, datagram: &[u8]) -> Fatal {
+    fn explain(&mut self, failure: &Failure, record: &[u8]) -> Fatal {
         const CLIENT_HELLO: i32 = sys::mbedtls_ssl_states_MBEDTLS_SSL_CLIENT_HELLO as i32;
         let server = self.context.is_server();
         let opening = self.context.opening();
@@ -112,7 +112,7 @@ impl Session {
             sys::MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION => Fatal::Version,
             sys::MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE if server && failure.state == CLIENT_HELLO => {
                 Fatal::NoCommonSuite {
-                    offered: suites::offered(datagram),
+                    offered: suites::offered(record),
                 }
             }
             sys::MBEDTLS_ERR_SSL_HELLO_VERIFY_REQUIRED => {
@@ -149,14 +149,16 @@ impl Session {
 
 impl DtlsSession for Session {
     fn datagram(&mut self, now: Now, datagram: &[u8]) -> Result<(), Fatal> {
-        if datagram.len() < SHORTEST {
-            return Ok(());
-        }
-        match self.phase {
-            Phase::Opening { .. } => self.shake(now, datagram),
-            Phase::Open => self.take(now, protected(datagram)),
+        let cid_length = self.context.config().cid_length;
+        records(datagram, cid_length).try_for_each(|record| match self.phase {
+            Phase::Opening { .. } => self.shake(now, record),
+            // Not protected (epoch 0): somebody's leftover or somebody's forgery. A ClientHello
+            // among them would make Mbed TLS begin anew in the place of the session; a client that
+            // does is the mux's affair.
+            Phase::Open if [record[3], record[4]] == [0, 0] => Ok(()),
+            Phase::Open => self.take(now, record),
             Phase::Over => Ok(()),
-        }
+        })
     }
 
     fn timeout(&mut self, now: Now) -> Result<(), Fatal> {
@@ -236,18 +238,66 @@ impl DtlsSession for Session {
     }
 }
 
-/// The datagram without the records at its front that are not protected (epoch 0).
+/// The whole records of a datagram, one by one, which is how Mbed TLS gets to see them.
 ///
-/// In an open session they are somebody's leftovers or somebody's forgery. Mbed TLS passes them
-/// over too, but for a ClientHello at the very front: that would make it begin anew in the place of
-/// the session. A client that begins anew is the mux's affair.
-fn protected(mut datagram: &[u8]) -> &[u8] {
-    while let Some(header) = datagram.first_chunk::<13>() {
-        if [header[3], header[4]] != [0, 0] {
-            break;
-        }
-        let length = usize::from(u16::from_be_bytes([header[11], header[12]]));
-        datagram = datagram.get(13 + length..).unwrap_or_default();
+/// Given the datagram itself, it would give up with an internal error when a record that it passes
+/// over is followed by a piece shorter than a header; in an open session too, and anyone could put
+/// that there.
+fn records(mut datagram: &[u8], cid_length: usize) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (record, rest) = datagram.split_at_checked(record_length(datagram, cid_length)?)?;
+        datagram = rest;
+        Some(record)
+    })
+}
+
+/// The length of the record at the front, with its header, if it is there as a whole
+/// (RFC 6347 §4.1, RFC 9146 §4).
+fn record_length(bytes: &[u8], cid_length: usize) -> Option<usize> {
+    const CID: u8 = 25;
+    let cid = if *bytes.first()? == CID {
+        cid_length
+    } else {
+        0
+    };
+    let header = SHORTEST + cid;
+    let length = bytes.get(header - 2..header)?.first_chunk()?;
+    let whole = header + usize::from(u16::from_be_bytes(*length));
+    (bytes.len() >= whole).then_some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u8, epoch: u8, length: u8) -> Vec<u8> {
+        let mut record = vec![kind, 254, 253, 0, epoch, 0, 0, 0, 0, 0, 1, 0, length];
+        record.extend(vec![7; length.into()]);
+        record
     }
-    datagram
+
+    fn whole(datagram: &[u8], cid_length: usize) -> Vec<&[u8]> {
+        records(datagram, cid_length).collect()
+    }
+
+    #[test]
+    fn a_datagram_is_taken_apart_into_whole_records() {
+        let (hello, data) = (record(22, 0, 20), record(23, 1, 30));
+        let both = [&hello[..], &data].concat();
+        assert_eq!(whole(&both, 0), [&hello[..], &data]);
+        for extra in 1..13 {
+            let longer = [&data[..], &vec![0; extra]].concat();
+            assert_eq!(whole(&longer, 0), [&data[..]]);
+        }
+        for cut in 0..data.len() {
+            assert!(whole(&data[..cut], 0).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_connection_id_stands_before_the_length_of_its_record() {
+        let mut with_cid = record(25, 1, 0);
+        with_cid.splice(11..13, [9, 9, 9, 9, 0, 3, 7, 7, 7, 1]);
+        assert_eq!(whole(&with_cid, 4), [&with_cid[..20]]);
+    }
 }

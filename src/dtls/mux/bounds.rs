@@ -80,10 +80,10 @@ impl Unfinished {
     }
 }
 
-/// Which sources had a failure told in the last interval.
+/// Which sources had failures told in the last interval, and how many.
 #[derive(Default)]
 pub(super) struct Told {
-    sources: BTreeSet<Source>,
+    sources: BTreeMap<Source, u32>,
     order: VecDeque<(Instant, Source)>,
 }
 
@@ -97,11 +97,17 @@ impl Told {
             self.sources.remove(old);
             self.order.pop_front();
         }
-        if self.order.len() >= limits.failure_sources || !self.sources.insert(source) {
-            return false;
+        if let Some(told) = self.sources.get_mut(&source) {
+            let more = *told < limits.failures_per_source;
+            *told += u32::from(more);
+            return more;
         }
-        self.order.push_back((now, source));
-        true
+        let room = self.order.len() < limits.failure_sources && limits.failures_per_source > 0;
+        if room {
+            self.sources.insert(source, 1);
+            self.order.push_back((now, source));
+        }
+        room
     }
 
     #[cfg(test)]
@@ -129,22 +135,27 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_once_an_interval_a_source_and_the_table_is_bounded() {
+    fn a_few_failures_are_told_an_interval_a_source_and_the_table_is_bounded() {
         let limits = Limits {
             failure_sources: 2,
+            failures_per_source: 3,
             ..Limits::default()
         };
         let mut told = Told::default();
         let start = Instant::from_micros(5);
         let (a, b, c) = (source("10.0.0.1"), source("10.0.0.2"), source("10.0.0.3"));
-        assert!(told.may_tell(start, a, &limits));
+        for _ in 0..3 {
+            assert!(told.may_tell(start, a, &limits));
+        }
         assert!(!told.may_tell(start, a, &limits));
         let later = start + Duration::from_secs(5);
+        assert!(!told.may_tell(later, a, &limits));
         assert!(told.may_tell(later, b, &limits));
         assert!(!told.may_tell(later, c, &limits));
         assert_eq!(told.len(), 2);
         let later = start + Duration::from_secs(10);
         assert!(told.may_tell(later, a, &limits));
-        assert!(!told.may_tell(later, b, &limits));
+        assert!(told.may_tell(later, b, &limits));
+        assert!(!told.may_tell(later, c, &limits));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use crate::dtls::hello::Cookie;
+use crate::dtls::hello::CookieMark;
 use crate::dtls::mux::bounds::Source;
 use crate::dtls::mux::session::{Handshake, Index, Live, Role, Session, Stage};
 use crate::dtls::mux::{Here, Mux, Output};
@@ -18,6 +18,18 @@ use crate::time::{Instant, Now};
 /// How exactly the order of idleness is kept: it is a tree, and not to be touched a datagram.
 const PLACE_EVERY: Duration = Duration::from_secs(60);
 
+/// A handshake that is to begin.
+pub(super) struct Opening {
+    pub(super) route: Route,
+    pub(super) role: Role,
+    pub(super) dtls: Box<dyn DtlsSession>,
+    /// What the peer is to send.
+    pub(super) cid: Option<Cid>,
+    /// What the client has proven; none in the client's role.
+    pub(super) cookie: Option<CookieMark>,
+    pub(super) costly: bool,
+}
+
 /// How a record came in.
 #[derive(Clone, Copy)]
 pub(super) struct Arrival {
@@ -28,30 +40,22 @@ pub(super) struct Arrival {
 
 impl Mux {
     /// Takes a new handshake into the tables. `None` when these are full.
-    pub(super) fn begin(
-        &mut self,
-        now: Now,
-        route: Route,
-        role: Role,
-        dtls: Box<dyn DtlsSession>,
-        cid: Option<Cid>,
-        cookie: Cookie,
-        costly: bool,
-    ) -> Option<Index> {
+    pub(super) fn begin(&mut self, now: Now, opening: Opening) -> Option<Index> {
         let began = now.instant;
         let serial = self.next_serial;
         self.next_serial += 1;
+        let (route, role, cid) = (opening.route, opening.role, opening.cid);
         let index = self.sessions.insert(Session {
-            dtls: Some(dtls),
+            dtls: Some(opening.dtls),
             route,
             cid,
             role,
             timed: false,
-            cookie,
+            cookie: opening.cookie,
             stage: Stage::Handshake(Box::new(Handshake {
                 began,
                 serial,
-                costly,
+                costly: opening.costly,
                 queued: None,
                 timeout_due: false,
                 waiting: VecDeque::new(),
@@ -125,6 +129,8 @@ impl Mux {
                 && self.advance(now, index, record.whole);
         }
         if record.epoch() == 0 {
+            // Anybody can have written it.
+            self.counters.passed_over += 1;
             return false;
         }
         let arrival = Arrival {
@@ -255,13 +261,14 @@ impl Mux {
                 live.placed = now.instant;
                 self.idle.insert((live.placed, index));
             }
-            // RFC 9146 §6: verified, and newer than the newest so far.
-            if let Some(arrival) = arrival
-                && arrival.number > live.newest
-            {
-                live.newest = arrival.number;
-                if arrival.by_cid {
-                    to = arrival.route;
+            if let Some(arrival) = arrival {
+                live.by_cid |= arrival.by_cid;
+                // RFC 9146 §6: verified, and newer than the newest so far.
+                if arrival.number > live.newest {
+                    live.newest = arrival.number;
+                    if arrival.by_cid {
+                        to = arrival.route;
+                    }
                 }
             }
         }
@@ -293,6 +300,7 @@ impl Mux {
         let live = Stage::Live(Live {
             identity: identity.clone(),
             newest: 0,
+            by_cid: false,
             active: now.instant,
             placed: now.instant,
         });
@@ -310,7 +318,9 @@ impl Mux {
         if here.unfinished == Some(index) {
             here.unfinished = None;
         }
-        if let Some(old) = here.live.replace(index) {
+        if let Some(old) = here.live.replace(index)
+            && !self.is_elsewhere(old, &identity)
+        {
             self.counters.sessions_replaced += 1;
             self.end(old);
         }
@@ -320,6 +330,14 @@ impl Mux {
             identity,
             suite,
         });
+    }
+
+    /// Whether the session that stood where somebody is now established is another peer's, which
+    /// is found by its connection ID: a NAT gave its port away, and it will be heard of from its
+    /// next one.
+    fn is_elsewhere(&self, old: Index, identity: &PeerIdentity) -> bool {
+        let live = self.sessions.at(old).and_then(Session::live);
+        live.is_some_and(|live| live.by_cid && *live.identity != *identity)
     }
 
     /// Counts an established session in. One too many, and the one that is idle longest goes.

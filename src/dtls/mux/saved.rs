@@ -15,11 +15,11 @@ use crate::time::Now;
 /// [`to_bytes`](Self::to_bytes) gives is to be sealed, and to be used once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
-    route: Route,
+    pub(super) route: Route,
     role: Role,
-    cid: Option<Cid>,
+    pub(super) cid: Option<Cid>,
     newest: u64,
-    identity: PeerIdentity,
+    pub(super) identity: PeerIdentity,
     /// The engine's part.
     engine: Secret,
 }
@@ -266,10 +266,11 @@ impl Mux {
             cid,
             role: saved.role,
             timed: false,
-            cookie: [0; _],
+            cookie: None,
             stage: Stage::Live(Live {
                 identity: identity.clone(),
                 newest: saved.newest,
+                by_cid: false,
                 active: now.instant,
                 placed: now.instant,
             }),

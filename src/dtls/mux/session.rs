@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::dtls::hello::Cookie;
+use crate::dtls::hello::CookieMark;
 use crate::dtls::record::Cid;
 use crate::dtls::{DtlsSession, PeerIdentity};
 use crate::route::Route;
@@ -35,8 +35,9 @@ pub(super) struct Session {
     pub(super) role: Role,
     /// Whether `Timers` has an entry.
     pub(super) timed: bool,
-    /// The cookie that it began with; zero in the client's role, and after a restart.
-    pub(super) cookie: Cookie,
+    /// What tells the cookie that it began with from others; none in the client's role, and after
+    /// a restart.
+    pub(super) cookie: Option<CookieMark>,
     pub(super) stage: Stage,
 }
 
@@ -77,6 +78,8 @@ pub(super) struct Live {
     pub(super) identity: Arc<PeerIdentity>,
     /// The largest record number that gave application data.
     pub(super) newest: u64,
+    /// Whether it has come by connection ID, and so is found wherever it is.
+    pub(super) by_cid: bool,
     /// When the peer last authenticated something.
     pub(super) active: Instant,
     /// `active`, as the order of idleness has it: up to a minute older.

@@ -42,7 +42,9 @@ impl PlainSession {
             body.extend(suite.to_be_bytes());
         }
         body.extend([1, 0]);
-        body.extend(connection_id(&self.own_cid));
+        if handshake.offers_cid {
+            body.extend(connection_id(&self.own_cid));
+        }
         let hello = self.message(hello::CLIENT_HELLO, &body);
         self.fly(now, vec![hello]);
     }
@@ -234,7 +236,7 @@ impl PlainSession {
 
     /// A genuine handshake message under the new keys.
     pub(super) fn finished(&mut self, fragment: &[u8]) {
-        if !message_in(fragment).is_some_and(|(kind, _)| kind == FINISHED) {
+        if message_in(fragment).is_none_or(|(kind, _)| kind != FINISHED) {
             return;
         }
         match self.stage {

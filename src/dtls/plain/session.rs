@@ -59,6 +59,8 @@ pub(super) struct Handshake {
     pub(super) suites: Vec<u16>,
     /// Server: whom to ask for keys. Client: none.
     pub(super) lookup: Option<Arc<dyn Keys>>,
+    /// Client: whether it offers connection IDs.
+    pub(super) offers_cid: bool,
     pub(super) identity: Vec<u8>,
     /// The key of this identity, as far as there is one.
     pub(super) psk: Option<Secret>,
@@ -103,16 +105,17 @@ impl PlainSession {
         session
     }
 
+    /// `cid` is what the server is to send; `None` offers no connection IDs in either direction.
     pub(super) fn connect(
         now: Now,
-        identity: &[u8],
-        key: &Secret,
-        cid: &[u8],
+        (identity, key): (&[u8], &Secret),
+        cid: Option<&[u8]>,
         suites: &[u16],
         random: [u8; 32],
     ) -> Self {
-        let mut session = Self::new(false, suites, cid, random);
+        let mut session = Self::new(false, suites, cid.unwrap_or_default(), random);
         if let Some(handshake) = &mut session.handshake {
+            handshake.offers_cid = cid.is_some();
             handshake.identity = identity.to_vec();
             handshake.psk = Some(key.clone());
         }
@@ -130,6 +133,7 @@ impl PlainSession {
             handshake: Some(Box::new(Handshake {
                 suites: suites.to_vec(),
                 lookup: None,
+                offers_cid: true,
                 identity: Vec::new(),
                 psk: None,
                 cookie: Vec::new(),

@@ -296,7 +296,7 @@ fn fetched(item: &Item<'_>, path: &str, fetch: &mut Fetch<'_>) -> Option<Vec<u8>
 pub fn key_of_hex(text: &[u8]) -> Option<Secret> {
     let text = text.trim_ascii();
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         return None;
     }
     // Room for all of it at once, so that no part of the key stays behind in memory.

@@ -1,6 +1,8 @@
 //! Leshan's client with keys, certificates, connection IDs, after a reboot, and through the bootstrap server.
 
+use std::fs;
 use std::net::UdpSocket;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use super::clients::served;
 use super::nat::Nat;
 use super::{Gateway, KEY, Pki, text};
+use crate::agent::free_udp_port;
 use crate::device::Device;
 use crate::peers::Peer;
-use crate::process::eventually;
+use crate::process::{PATIENCE, eventually, run};
 use crate::table::{What, Who};
 use crate::{Case, Need, Stage, step};
 
@@ -44,6 +47,12 @@ pub fn cases() -> Vec<Case> {
             &proves(&[What::Rehandshake]),
             reboot,
         ),
+        Case::new(
+            "secure leshan-2 bootstrap",
+            LESHAN,
+            &proves(&[What::Bootstrap]),
+            bootstrap,
+        ),
     ]
 }
 
@@ -52,8 +61,12 @@ fn begin(stage: &Stage, server: &str, options: &[&str]) -> Result<Device> {
     Device::begin(stage, Peer::Leshan2, &arguments)
 }
 
+fn psk_of(identity: &str, key: &str) -> String {
+    format!("psk={identity}:{key}")
+}
+
 fn psk(key: &str) -> String {
-    format!("psk=id1:{key}")
+    psk_of("id1", key)
 }
 
 fn psk_suites(stage: &Stage) -> Result<()> {
@@ -239,5 +252,73 @@ fn reboot(stage: &Stage) -> Result<()> {
     // The new one begins with the value that every device begins with.
     served(&gateway, &mut device, "sec1")?;
     step!("from port {port} it handshook again once, and was served");
+    Ok(())
+}
+
+fn bootstrap(stage: &Stage) -> Result<()> {
+    let coaps = format!("127.0.0.1:{}", free_udp_port()?);
+    let profile = |uri: &str| {
+        format!(
+            r#"schema = 1
+
+[profile]
+id = "here"
+
+[match]
+endpoint = "sec*"
+
+[[server]]
+uri = "{uri}"
+short_server_id = 101
+lifetime = 3600
+
+[[object]]
+path = "/3/0"
+resources = {{ 14 = "+02:00" }}
+"#
+        )
+    };
+    let folder = stage.folder.join("bootstrap.d");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("here.toml");
+
+    fs::write(
+        &file,
+        profile("coap://127.0.0.1:5683 ").replace("lifetime = 3600", "key = \"generate\""),
+    )?;
+    let mut check = Command::new(env!("CARGO_BIN_EXE_lwm2mqtt"));
+    check.arg("check").arg(&file);
+    let (code, printed) = run(&mut check, PATIENCE)?;
+    ensure!(code == 78, "a key without DTLS passed the check: {printed}");
+    step!("a profile that contradicts itself does not pass the check");
+
+    fs::write(&file, profile(&format!("coaps://{coaps}")))?;
+    let paths = format!("profiles = [\"{}\"]\n", folder.display());
+    let gateway = Gateway::at(stage, coaps, "", &paths)?;
+    gateway.add(
+        "sec1",
+        &["--bootstrap", "--psk-identity", "boot1", "--psk-key", KEY],
+    )?;
+    // It has a key for the bootstrap server alone.
+    let mut device = begin(
+        stage,
+        &gateway.bootstrap,
+        &[&psk_of("boot1", KEY), "bootstrap"],
+    )?;
+    device.expect("bootstrapped")?;
+    gateway.says("bootstrap_done", &["sec1"])?;
+    device.registers()?;
+    gateway.is_online("sec1")?;
+    let online = gateway
+        .broker
+        .retained_is("lwm2mqtt/d/sec1/availability", |now| {
+            now["lifetime"] == 3600
+        })?;
+    served(&gateway, &mut device, "sec1")?;
+    ensure!(
+        gateway.read("sec1", "/3/0/14", "offset")? == "+02:00",
+        "offset"
+    );
+    step!("with the key that it was given it registered: {online}");
     Ok(())
 }

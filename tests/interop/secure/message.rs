@@ -147,6 +147,12 @@ impl Carrier {
         })
     }
 
+    /// Whether an answer to [`register`] has come.
+    pub fn has_answer(&mut self) -> bool {
+        self.seen.extend(self.output.try_iter().flatten());
+        answer(&self.seen).is_some()
+    }
+
     /// Everything that it has printed.
     pub fn printed(&self) -> String {
         let errors = std::fs::read_to_string(&self.log).unwrap_or_default();

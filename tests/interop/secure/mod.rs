@@ -66,9 +66,14 @@ impl Gateway {
 
     /// Starts one with more lines in `[devices]`, and in `[devices.bootstrap]`.
     pub fn with(stage: &Stage, devices: &str, bootstrap: &str) -> Result<Gateway> {
+        let coaps = format!("127.0.0.1:{}", free_udp_port()?);
+        Gateway::at(stage, coaps, devices, bootstrap)
+    }
+
+    /// Starts one at this address.
+    pub fn at(stage: &Stage, coaps: String, devices: &str, bootstrap: &str) -> Result<Gateway> {
         let broker = Broker::start(stage.folder.clone(), Memory::Lost)?;
         let watch = broker.watch("5")?;
-        let coaps = format!("127.0.0.1:{}", free_udp_port()?);
         let place = format!("127.0.0.1:{}", free_udp_port()?);
         let devices = format!(
             r#"coap = []

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::message::{Carrier, Said};
+use super::message::{Carrier, Said, register};
 use super::{Gateway, KEY, Pki, WRONG_KEY};
 use crate::peers::program;
 use crate::table::{What, Who};
@@ -133,12 +133,10 @@ fn certificates_refused(stage: &Stage) -> Result<()> {
         let client = s_client(&gateway, "ECDHE-ECDSA-AES128-CCM8")?;
         let mut client = with_certificate(client, &pki, shown);
         let mut client = Carrier::start(&mut client, &log(stage, name))?;
-        let said = client.register("sec1")?;
-        ensure!(
-            matches!(said, Said::Nothing(_)),
-            "with a {name} certificate: {said:?}"
-        );
+        client.send(&register("sec1"))?;
         let event = gateway.says("handshake_failed", &[reason])?;
+        // Not every client ends by itself.
+        ensure!(!client.has_answer(), "a {name} certificate was served");
         step!("a {name} certificate was refused: {event}");
     }
     gateway.never_saw("sec1")?;

@@ -219,10 +219,11 @@ pub(super) unsafe extern "C" fn receive(io: *mut c_void, at: *mut c_uchar, room:
     // context's own buffer, which does not overlap with it.
     unsafe {
         let io = &mut *io.cast::<Io>();
-        let length = io.input_length.min(room);
+        let length = io.input_length;
         let input = std::mem::replace(&mut io.input, ptr::null());
-        // A return of 0 would be the end of the connection.
-        if input.is_null() || length == 0 {
+        // A return of 0 would be the end of the connection. One that is too long is left out: cut,
+        // it might end within a record's header (see `session::records`).
+        if input.is_null() || length == 0 || length > room {
             return sys::MBEDTLS_ERR_SSL_WANT_READ;
         }
         ptr::copy_nonoverlapping(input, at, length);

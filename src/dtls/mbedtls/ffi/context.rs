@@ -18,7 +18,7 @@ use crate::time::{Instant, Now};
 /// The largest datagram of a handshake. IPv6 carries 1280 bytes everywhere; the rest is for its
 /// header, UDP's, and a tunnel's.
 const HANDSHAKE_MTU: u16 = 1200;
-/// Records that are read from one datagram: more than fit into one.
+/// Attempts to read when what was read was empty: more than a handshake can have kept back.
 const MOST_RECORDS: usize = 128;
 
 /// What comes out of a session, in order.
@@ -66,7 +66,7 @@ impl Opening {
 
 /// The outside of a session, as its callbacks see it.
 pub(super) struct Io {
-    /// The datagram that is being fed, or null. Valid only inside [`Context::feeding`].
+    /// The record that is being fed, or null once it was taken. Valid only inside [`Context::feeding`].
     pub input: *const u8,
     pub input_length: usize,
     pub out: VecDeque<Item>,
@@ -239,36 +239,45 @@ impl Context {
     }
 
     /// Runs `call` at this time and with this input.
-    fn feeding<T>(&mut self, now: Now, datagram: &[u8], call: impl FnOnce(&mut Self) -> T) -> T {
+    fn feeding<T>(&mut self, now: Now, record: &[u8], call: impl FnOnce(&mut Self) -> T) -> T {
         let _moment = clock::at(now.unix);
         let io = self.io();
         io.now = now.instant;
-        io.input = datagram.as_ptr();
-        io.input_length = datagram.len();
+        io.input = record.as_ptr();
+        io.input_length = record.len();
         let result = call(self);
         self.io().input = ptr::null();
         result
     }
 
-    /// Goes on with the handshake: with a datagram, or (empty) by the clock.
-    pub fn handshake(&mut self, now: Now, datagram: &[u8]) -> Step {
-        self.feeding(now, datagram, |context| {
-            // SAFETY: the context is set up, has not failed, and nothing of its Io is borrowed.
-            let code = unsafe { sys::mbedtls_ssl_handshake(context.ssl.ptr()) };
-            match code {
-                0 => Step::Done,
-                sys::MBEDTLS_ERR_SSL_WANT_READ | sys::MBEDTLS_ERR_SSL_WANT_WRITE => Step::More,
-                code => Step::Failed(context.failure(code)),
+    /// Goes on with the handshake: with a record, or (empty) by the clock.
+    pub fn handshake(&mut self, now: Now, record: &[u8]) -> Step {
+        self.feeding(now, record, |context| {
+            loop {
+                // SAFETY: the context is set up, has not failed, and nothing of its Io is borrowed.
+                let code = unsafe { sys::mbedtls_ssl_handshake(context.ssl.ptr()) };
+                match code {
+                    0 => return Step::Done,
+                    sys::MBEDTLS_ERR_SSL_WANT_READ | sys::MBEDTLS_ERR_SSL_WANT_WRITE => {}
+                    code => return Step::Failed(context.failure(code)),
+                }
+                // When its time is up too, Mbed TLS sends its flight again and does not look at
+                // what came; its timer runs anew then, so this ends.
+                let io = context.io();
+                let late = io.deadline.is_some_and(|deadline| deadline <= io.now);
+                if late || io.input.is_null() || record.is_empty() {
+                    return Step::More;
+                }
             }
         })
     }
 
-    /// Reads what is in a datagram, or (empty) what is left of the one before. Application data
+    /// Reads what is in a record, or (empty) what is left of the one before. Application data
     /// goes to [`Context::pop`].
-    pub fn read(&mut self, now: Now, datagram: &[u8]) -> Read {
+    pub fn read(&mut self, now: Now, record: &[u8]) -> Read {
         // One record at most, so that nothing of it is left for the next call.
         let mut buffer = [0u8; sys::MBEDTLS_SSL_IN_CONTENT_LEN as usize];
-        self.feeding(now, datagram, |context| {
+        self.feeding(now, record, |context| {
             for _ in 0..MOST_RECORDS {
                 // SAFETY: as in `handshake`; the buffer is as long as is said.
                 let code = unsafe {

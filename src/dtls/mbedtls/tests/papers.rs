@@ -5,8 +5,8 @@ use rcgen::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::dtls::{Connect, Credential, ServerTrust};
-use crate::secret::Secret;
+use super::program::dtls::{Connect, Credential, ServerTrust};
+use super::program::secret::Secret;
 
 /// One who signs certificates.
 pub struct Authority {

@@ -62,6 +62,25 @@ fn whichever_datagram_of_a_handshake_is_lost_it_is_sent_again() {
 }
 
 #[test]
+fn an_answer_that_comes_when_the_time_is_up_counts() {
+    let engine = server();
+    let mut pair = Pair::psk(&engine, &dev1());
+    for _ in 0..6 {
+        // Nobody was told that the time is up; the datagrams tell it.
+        pair.now = pair.now + Duration::from_secs(2);
+        for datagram in pair.client.take() {
+            pair.server.feed(pair.now, &datagram);
+        }
+        for datagram in pair.server.take() {
+            pair.client.feed(pair.now, &datagram);
+        }
+    }
+    assert!(pair.client.identity.is_some() && pair.server.identity.is_some());
+    pair.run();
+    pair.assert_works();
+}
+
+#[test]
 fn a_peer_that_stops_answering_is_given_up_after_half_a_minute() {
     let engine = server();
     let mut pair = Pair::psk(&engine, &dev1());

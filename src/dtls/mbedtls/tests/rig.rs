@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dtls::mbedtls::{Engine, Settings};
-use crate::dtls::{
+use super::program::dtls::mbedtls::{Engine, Settings};
+use super::program::dtls::{
     Accept, Connect, Credential, DtlsSession, Engine as _, Event, Fatal, Keys, PeerIdentity,
 };
-use crate::secret::Secret;
-use crate::time::{Instant, Now, UnixTime};
+use super::program::secret::Secret;
+use super::program::time::{Instant, Now, UnixTime};
 
 /// 2026-11-22T00:00:00Z.
 pub const TODAY: i64 = 1_795_305_600_000;

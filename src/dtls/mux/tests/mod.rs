@@ -1,6 +1,15 @@
 //! A server, clients, and the network between them, in virtual time.
 
 mod basics;
+mod bounds;
+mod hostile;
+#[cfg(feature = "dtls")]
+mod mbedtls;
+mod moving;
+mod replacing;
+mod saving;
+pub(crate) mod spoofed;
+mod working;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,8 +21,11 @@ use rand::rngs::StdRng;
 
 use crate::dtls::limits::Limits;
 use crate::dtls::mux::{Mux, Output, SessionId, Work};
-use crate::dtls::plain::Plain;
-use crate::dtls::{Connect, Credential, Engine, Fatal, Keys, PeerIdentity};
+use crate::dtls::plain::{CCM_8, COSTLY, Plain};
+use crate::dtls::record::records;
+use crate::dtls::{
+    Accept, Connect, Credential, DtlsSession, Engine, Event, Fatal, Keys, PeerIdentity, Suites,
+};
 use crate::route::Route;
 use crate::secret::Secret;
 use crate::time::{Instant, Now, UnixTime};
@@ -33,24 +45,124 @@ pub(crate) struct Engines {
     pub(crate) client: Box<dyn Engine>,
 }
 
-/// Makes engines for a run: one for the server, and one a client.
-pub(crate) type MakeEngines<'a> = &'a dyn Fn() -> Engines;
+/// Makes engines for a run: one for the server, and one a client, with seeds that differ.
+pub(crate) type MakeEngines<'a> = &'a dyn Fn(u64) -> Engines;
 
 /// Engines without cryptography.
-pub(crate) fn plain() -> Engines {
+pub(crate) fn plain(seed: u64) -> Engines {
     Engines {
-        server: Box::new(Plain::new([11; 32])),
-        client: Box::new(Plain::new([12; 32])),
+        server: Box::new(seeded(seed)),
+        client: Box::new(seeded(!seed)),
+    }
+}
+
+/// The same, with clients that do without connection IDs.
+pub(crate) fn without_cid(seed: u64) -> Engines {
+    Engines {
+        client: Box::new(seeded(!seed).without_cid()),
+        ..plain(seed)
     }
 }
 
 /// Engines whose handshakes pass for costly.
-fn costly() -> Engines {
-    let suites = [crate::dtls::plain::COSTLY];
+fn costly(seed: u64) -> Engines {
+    let suites = [CCM_8, COSTLY];
     Engines {
-        server: Box::new(Plain::new([11; 32]).with_suites(&suites)),
-        client: Box::new(Plain::new([12; 32]).with_suites(&suites)),
+        server: Box::new(seeded(seed).with_suites(&suites)),
+        client: Box::new(seeded(!seed).with_suites(&suites)),
     }
+}
+
+/// Engines whose sessions insist on what the mux promises: once they are established, one record
+/// at a time, and no unprotected one.
+pub(crate) fn strict(seed: u64) -> Engines {
+    let Engines { server, client } = plain(seed);
+    Engines {
+        server: Box::new(Strict(server)),
+        client: Box::new(Strict(client)),
+    }
+}
+
+struct Strict(Box<dyn Engine>);
+
+struct StrictSession {
+    inner: Box<dyn DtlsSession>,
+    established: bool,
+}
+
+impl Strict {
+    fn session(inner: Box<dyn DtlsSession>) -> Box<dyn DtlsSession> {
+        Box::new(StrictSession {
+            inner,
+            established: false,
+        })
+    }
+}
+
+impl Engine for Strict {
+    fn accept(&self, now: Now, accept: Accept<'_>) -> Result<Box<dyn DtlsSession>, Fatal> {
+        self.0.accept(now, accept).map(Self::session)
+    }
+
+    fn connect(&self, now: Now, connect: &Connect) -> Result<Box<dyn DtlsSession>, Fatal> {
+        self.0.connect(now, connect).map(Self::session)
+    }
+
+    fn restore(&self, now: Now, saved: &[u8]) -> Result<Box<dyn DtlsSession>, Fatal> {
+        self.0.restore(now, saved).map(Self::session)
+    }
+
+    fn is_costly(&self, offered: Suites<'_>) -> bool {
+        self.0.is_costly(offered)
+    }
+}
+
+impl DtlsSession for StrictSession {
+    fn datagram(&mut self, now: Now, datagram: &[u8]) -> Result<(), Fatal> {
+        if self.established {
+            let all: Vec<_> = records(datagram).collect();
+            assert_eq!(all.len(), 1);
+            assert_eq!(all[0].whole, datagram);
+            assert_ne!(all[0].epoch(), 0);
+        }
+        self.inner.datagram(now, datagram)
+    }
+
+    fn timeout(&mut self, now: Now) -> Result<(), Fatal> {
+        self.inner.timeout(now)
+    }
+
+    fn poll(&mut self) -> Event<'_> {
+        let event = self.inner.poll();
+        self.established |= matches!(event, Event::Established(_));
+        event
+    }
+
+    fn send(&mut self, application_data: &[u8]) -> Result<(), Fatal> {
+        self.inner.send(application_data)
+    }
+
+    fn close(&mut self) {
+        self.inner.close();
+    }
+
+    fn peer_cid(&self) -> &[u8] {
+        self.inner.peer_cid()
+    }
+
+    fn suite(&self) -> &'static str {
+        self.inner.suite()
+    }
+
+    fn save(self: Box<Self>) -> Option<Secret> {
+        self.inner.save()
+    }
+}
+
+fn seeded(seed: u64) -> Plain {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    Plain::new(bytes)
 }
 
 /// Everybody's key is their identity, doubled; those whose name begins with `?` are not known.
@@ -126,7 +238,7 @@ impl Rig {
     }
 
     pub(crate) fn with_limits(make: MakeEngines<'_>, limits: Limits) -> Self {
-        let mut server = Mux::new(make().server, limits, &mut StdRng::from_seed([1; 32]));
+        let mut server = Mux::new(make(0).server, limits, &mut StdRng::from_seed([1; 32]));
         server.serve(LISTENER, Arc::new(Doubled));
         Self {
             now: START,
@@ -158,12 +270,9 @@ impl Rig {
         credential: Credential,
         cid: &[u8],
     ) -> usize {
-        let seed = [self.clients.len() as u8 + 2; 32];
-        let mut mux = Mux::new(
-            make().client,
-            Limits::default(),
-            &mut StdRng::from_seed(seed),
-        );
+        let seed = self.clients.len() as u64 + 1;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut mux = Mux::new(make(seed).client, Limits::default(), &mut rng);
         let server = Route {
             listener: 0,
             address: server_address(),
@@ -212,12 +321,12 @@ impl Rig {
             for number in 0..self.clients.len() {
                 while let Some(output) = self.clients[number].mux.poll() {
                     quiet = false;
-                    self.from_client(number, output);
+                    self.carry_to_server(number, output);
                 }
             }
             while let Some(output) = self.server.poll() {
                 quiet = false;
-                self.from_server(output);
+                self.carry_to_clients(output);
             }
             if !self.keep_work {
                 while let Some(work) = self.works.pop_front() {
@@ -231,7 +340,7 @@ impl Rig {
         }
     }
 
-    fn from_client(&mut self, number: usize, output: Output) {
+    fn carry_to_server(&mut self, number: usize, output: Output) {
         let client = &mut self.clients[number];
         match output {
             Output::Datagram { bytes, .. } => {
@@ -259,16 +368,16 @@ impl Rig {
         }
     }
 
-    fn from_server(&mut self, output: Output) {
+    fn carry_to_clients(&mut self, output: Output) {
         match output {
             Output::Datagram { route, bytes } => {
-                assert_eq!(route.listener, LISTENER);
                 let server = Route {
                     listener: 0,
                     address: server_address(),
                 };
                 for client in &mut self.clients {
-                    if client.address == route.address && !client.cut_off {
+                    let here = (LISTENER, client.address) == (route.listener, route.address);
+                    if here && !client.cut_off {
                         client.mux.receive(self.now, server, &bytes);
                     }
                 }

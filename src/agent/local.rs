@@ -1,0 +1,243 @@
+//! What the agent has on its own machine: the store, the socket of the command line, and the files
+//! of devices.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::{Value as Json, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use crate::agent::admin::{Request, Socket};
+use crate::agent::config::{self, Config};
+use crate::agent::devices::{self, DeviceFiles, Reading};
+use crate::agent::run::Clock;
+use crate::agent::store::{Sqlite, Store, StoreError};
+use crate::gateway::{Gateway, Input};
+use crate::server::credentials::{Change, Stored};
+use crate::time::Now;
+
+/// What the agent is to have; by default nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The folder of the store.
+    pub store: Option<PathBuf>,
+    /// The socket of the command line.
+    pub socket: Option<PathBuf>,
+    /// Files and folders with devices.
+    pub device_files: Vec<PathBuf>,
+}
+
+impl Settings {
+    /// What the configuration says.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            store: Some(config.store.path.clone()),
+            socket: Some(config.admin.socket.clone()),
+            device_files: config.devices.files.clone(),
+        }
+    }
+}
+
+/// Something came from this machine.
+pub enum Event {
+    /// Somebody asks something.
+    Request(Request),
+    /// Files of devices changed, or somebody wants them read again.
+    Files(Reading),
+}
+
+/// What the agent has.
+pub struct Local {
+    clock: Clock,
+    store: Option<Box<dyn Store>>,
+    /// Why the last change is not on the disk, until the next answer has said so.
+    failure: Option<String>,
+    socket: Option<Socket>,
+    asked: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<String>>,
+    files: DeviceFiles,
+    tick: Interval,
+    hangup: Option<Signal>,
+}
+
+impl Local {
+    /// Opens all of it, and gives what the store holds.
+    ///
+    /// In the places where they are by default, a user who may not write there gets neither store
+    /// nor socket, and a warning: that is somebody who tries the program.
+    ///
+    /// # Errors
+    ///
+    /// When the store or the socket cannot be used.
+    pub fn open(settings: Settings, clock: Clock) -> anyhow::Result<(Self, Stored)> {
+        let mut stored = Stored::default();
+        let mut store: Option<Box<dyn Store>> = None;
+        if let Some(folder) = &settings.store
+            && let Some(opened) = open_store(folder)?
+        {
+            stored = opened.load()?;
+            store = Some(Box::new(opened));
+        }
+        let socket = match &settings.socket {
+            None => None,
+            Some(path) => bind_socket(path)?,
+        };
+        let mut tick = interval(devices::INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let local = Self {
+            clock,
+            store,
+            failure: None,
+            socket,
+            asked: 0,
+            waiting: BTreeMap::new(),
+            files: DeviceFiles::new(settings.device_files),
+            tick,
+            hangup: signal(SignalKind::hangup()).ok(),
+        };
+        Ok((local, stored))
+    }
+
+    /// Whether changes are kept.
+    pub const fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Reads the files of devices for the first time.
+    pub fn take_files(&mut self, now: Now, gateway: &mut Gateway) {
+        let reading = self.files.read(now.unix);
+        self.handle(now, Event::Files(reading), gateway);
+    }
+
+    /// The next thing that comes. Cancel-safe.
+    pub async fn event(&mut self) -> Event {
+        let Self {
+            clock,
+            socket,
+            files,
+            tick,
+            hangup,
+            ..
+        } = self;
+        loop {
+            let request = async {
+                match socket {
+                    Some(socket) => socket.request().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let hung_up = async {
+                match hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                request = request => return Event::Request(request),
+                _ = hung_up => return Event::Files(files.read(clock.now().unix)),
+                _ = tick.tick() => {
+                    if let Some(reading) = files.read_changed(clock.now().unix) {
+                        return Event::Files(reading);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives what came to the core.
+    pub fn handle(&mut self, now: Now, event: Event, gateway: &mut Gateway) {
+        match event {
+            Event::Request(Request { line, answer }) => {
+                self.failure = None;
+                self.asked += 1;
+                self.waiting.insert(self.asked, answer);
+                let (id, request) = (self.asked, line.as_slice());
+                gateway.handle(now, Input::Admin { id, request });
+            }
+            Event::Files(Reading { files, diagnostics }) => {
+                let count = files.len();
+                let sound = files.iter().filter(|file| file.content.is_some()).count();
+                let conflicts = gateway.replace_files(now, files);
+                for diagnostic in diagnostics.iter().chain(&conflicts) {
+                    warn!("{diagnostic} ({})", diagnostic.hint);
+                }
+                if count > 0 {
+                    info!(
+                        "read {count} files of devices, {} with mistakes",
+                        count - sound
+                    );
+                }
+                if count > sound || !conflicts.is_empty() {
+                    warn!("of a file of devices with mistakes, what it held before stays");
+                }
+            }
+        }
+    }
+
+    /// Keeps a change. What cannot be kept holds until the end of the process, and is said.
+    pub fn store(&mut self, change: &Change) {
+        let Some(store) = &mut self.store else {
+            return;
+        };
+        if let Err(failure) = store.apply(change) {
+            error!(
+                "a device's record could not be stored and is lost at the next start: {failure}"
+            );
+            self.failure = Some(failure.to_string());
+        }
+    }
+
+    /// Answers a request.
+    pub fn answer(&mut self, id: u64, reply: String) {
+        let Some(answer) = self.waiting.remove(&id) else {
+            return;
+        };
+        let reply = match self.failure.take() {
+            None => reply,
+            Some(failure) => unstored(&failure).to_string(),
+        };
+        // Whoever asked may be gone.
+        let _ = answer.send(reply);
+    }
+}
+
+fn unstored(failure: &str) -> Json {
+    json!({ "ok": false, "error": {
+        "kind": "internal",
+        "detail": format!("it is done, but could not be stored, so it is lost at the agent's next start: {failure}"),
+    }})
+}
+
+fn open_store(folder: &Path) -> Result<Option<Sqlite>, StoreError> {
+    match Sqlite::open(folder) {
+        Err(refused) if refused.is_permission() && folder == config::Store::default().path => {
+            warn!(
+                "{refused}; without a store no device can be added: set [store] path, or run as a user who may write there"
+            );
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
+}
+
+fn bind_socket(path: &Path) -> anyhow::Result<Option<Socket>> {
+    let bound = Socket::bind(path);
+    let forbidden = bound.as_ref().is_err_and(|error| {
+        error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    });
+    match bound {
+        Err(refused) if forbidden && path == config::Admin::default().socket => {
+            warn!(
+                "{refused:#}; the command line cannot reach this agent: set [admin] socket, or run as a user who may write there"
+            );
+            Ok(None)
+        }
+        bound => bound.map(Some).context("the socket of the command line"),
+    }
+}
