@@ -13,7 +13,8 @@ use self::book::{Arguments, Entry, Keys};
 use crate::gateway::command::Asker;
 use crate::gateway::device::State;
 use crate::gateway::publish::{Message, Properties, Publish};
-use crate::gateway::{Event, Gateway};
+use crate::gateway::{Event, Gateway, Purpose};
+use crate::server::bootstrap::no_trigger;
 use crate::server::credentials::{File, Join, Stored};
 use crate::time::Now;
 
@@ -277,15 +278,34 @@ impl Gateway {
         Ok(json!({ "seconds": seconds }))
     }
 
-    /// Makes a device bootstrap again.
-    fn start_bootstrap(&mut self, _now: Now, name: &str) -> Result<Json, AdminError> {
-        if self.server.book().find(name).is_none() {
-            return Err(unknown(name));
+    /// Makes a device bootstrap again, by name or endpoint. What becomes of it is told by events.
+    fn start_bootstrap(&mut self, now: Now, name: &str) -> Result<Json, AdminError> {
+        let record = self.server.book().find(name);
+        let endpoint = record
+            .as_ref()
+            .map_or(name, |record| record.endpoint.as_ref());
+        let Some(device) = self.server.device_of(endpoint) else {
+            return Err(match record {
+                Some(_) => AdminError::new(
+                    "offline",
+                    "the device has not registered here; it bootstraps by itself when it is switched on",
+                ),
+                None => unknown(name),
+            });
+        };
+        let Some(registration) = self.server.registration(device) else {
+            return Err(AdminError::new(
+                "offline",
+                "the device is not registered now; it bootstraps by itself when it cannot register",
+            ));
+        };
+        if let Some(reason) = no_trigger(registration) {
+            return Err(AdminError::new("unknown_command", reason));
         }
-        Err(AdminError::new(
-            "unknown_command",
-            "this version cannot make a device bootstrap; restart the device, or remove its keys there",
-        ))
+        let endpoint = endpoint.to_owned();
+        let operation = self.server.bootstrap(now, device);
+        self.purposes.insert(operation, Purpose::Bootstrap);
+        Ok(json!({ "endpoint": endpoint, "asked": true }))
     }
 
     /// What a person wants to see at one glance.

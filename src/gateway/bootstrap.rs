@@ -3,6 +3,7 @@
 use crate::coap::Peer;
 use crate::gateway::{Event, Gateway};
 use crate::server::bootstrap::News;
+use crate::server::{Answer, DeviceId, OperationError};
 use crate::time::Now;
 
 impl Gateway {
@@ -55,6 +56,24 @@ impl Gateway {
                     detail: refusal.detail,
                 }
             }
+        };
+        self.report(now, event);
+    }
+    /// A device answered whether it will bootstrap. If so, it comes to the bootstrap server by
+    /// itself.
+    pub(super) fn on_bootstrap_asked(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        result: Result<Answer, OperationError>,
+    ) {
+        let (Err(error), Some(endpoint)) = (result, self.server.endpoint_name(id)) else {
+            return;
+        };
+        let event = Event::BootstrapFailed {
+            endpoint: endpoint.to_string(),
+            step: "trigger".to_owned(),
+            detail: error.to_string(),
         };
         self.report(now, event);
     }

@@ -289,7 +289,8 @@ pub enum Event {
     BootstrapFailed {
         /// Its endpoint name.
         endpoint: String,
-        /// Where: as in [`Event::BootstrapProgress`].
+        /// Where: as in [`Event::BootstrapProgress`], or `trigger` when the device was asked to
+        /// bootstrap and did not begin.
         step: String,
         /// Why.
         detail: String,

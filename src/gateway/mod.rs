@@ -255,6 +255,8 @@ enum Purpose {
     Setup,
     /// Somebody asked for it on MQTT.
     Command(CommandId),
+    /// To make the device bootstrap.
+    Bootstrap,
 }
 
 impl Gateway {

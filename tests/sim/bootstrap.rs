@@ -219,3 +219,35 @@ fn who_keeps_asking_does_not_fill_the_log() {
     assert_eq!(counters.refused, 300);
     assert_eq!(counters.events_suppressed, 300 - told as u64);
 }
+
+/// Asks over MQTT and gives the answer.
+fn administer(rig: &mut Rig, verb: &str, payload: &str) -> serde_json::Value {
+    let topic = format!("lwm2mqtt/bridge/request/{verb}");
+    rig.ask(&topic, payload);
+    rig.run(SECOND);
+    let replies = rig
+        .broker
+        .messages(&format!("lwm2mqtt/bridge/response/{verb}"));
+    replies.last().cloned().unwrap()
+}
+
+#[test]
+fn a_registered_device_is_told_to_bootstrap() {
+    let mut rig = rig();
+    let device = rig.add_registered();
+    let trigger = Response::new(Code::CHANGED);
+    rig.devices[device].answer(Code::POST, "/1/0/9", trigger);
+    let reply = administer(&mut rig, "device/bootstrap", "{\"name\":\"dev1\"}");
+    assert_eq!(reply["result"]["asked"], true, "{reply}");
+    assert_eq!(rig.devices[device].paths(Code::POST), ["/1/0/9"]);
+    // One that declines is told of.
+    let declined = Response::new(Code::METHOD_NOT_ALLOWED);
+    rig.devices[device].answer(Code::POST, "/1/0/9", declined);
+    administer(&mut rig, "device/bootstrap", "{\"name\":\"dev1\"}");
+    assert_eq!(
+        rig.events.last().unwrap().to_string(),
+        "dev1: bootstrap failed at trigger: 4.05 Method Not Allowed"
+    );
+    let reply = administer(&mut rig, "device/bootstrap", "{\"name\":\"nobody\"}");
+    assert_eq!(reply["error"]["kind"], "unknown_device", "{reply}");
+}

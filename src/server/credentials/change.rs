@@ -300,7 +300,8 @@ impl Book {
         }
     }
 
-    fn revoke(&mut self, endpoint: &Arc<str>) -> Option<Lost> {
+    /// Takes back a granted key; what was lost, if there was one.
+    pub(in crate::server) fn revoke(&mut self, endpoint: &Arc<str>) -> Option<Lost> {
         self.forget_expiry(endpoint);
         let removed = self.shared.write().remove_grant(endpoint)?;
         self.changes.push_back(Change::Revoke(endpoint.clone()));
