@@ -15,7 +15,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lwm2mqtt::coap::{self, Code, Endpoint, Request, Response};
 use lwm2mqtt::gateway::outbox::Session;
-use lwm2mqtt::gateway::{AdminAccess, Gateway, Input, Limits, Output, Settings, Setup};
+use lwm2mqtt::gateway::{AdminAccess, Gateway, Input, Limits, Output, Replies, Settings, Setup};
 use lwm2mqtt::lwm2m::codec::{self, Context};
 use lwm2mqtt::lwm2m::{ContentFormat, Models, Path, Record, Value};
 use lwm2mqtt::mapping::Plan;
@@ -106,6 +106,7 @@ impl Pair {
                 id: "bench".into(),
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
+                replies: Replies::default(),
                 server: server::Settings {
                     policy: Policy {
                         join: Join::Open,

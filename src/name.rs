@@ -67,7 +67,13 @@ pub(crate) fn objection(name: &str) -> Option<String> {
 }
 
 fn is_forbidden(c: char) -> bool {
-    matches!(c, '/' | '+' | '#' | '$') || c.is_control() || c.is_whitespace()
+    matches!(c, '/' | '+' | '#' | '$') || breaks_text(c) || c.is_whitespace()
+}
+
+/// Whether a broker may end the connection for the sake of this character in a topic or a property:
+/// control characters and Unicode's noncharacters (MQTT 5 §1.5.4).
+pub fn breaks_text(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE
 }
 
 #[cfg(test)]
@@ -88,6 +94,16 @@ mod tests {
         assert_eq!(clean_name(""), "_-e3b0c4");
         assert_eq!(clean_name("$SYS+#\u{7}"), "_SYS___-ad3ae4");
         assert_eq!(suffixed("a", "b"), "a-3e23e8");
+        for noncharacter in [
+            '\u{FFFE}',
+            '\u{FFFF}',
+            '\u{FDD0}',
+            '\u{1FFFE}',
+            '\u{10FFFF}',
+        ] {
+            assert!(clean_name(&format!("a{noncharacter}")).starts_with("a_-"));
+        }
+        assert_eq!(clean_name("\u{FFFD}"), "\u{FFFD}");
     }
 
     #[test]

@@ -287,8 +287,8 @@ mod tests {
     #[test]
     fn a_file_with_sections_of_the_configuration_is_checked_as_one() {
         let report = check_paths(&[file("src/agent/config/template.toml")]);
-        assert_eq!(codes(&report), ["no-listener"]);
-        assert_eq!(report.count(Severity::Error), 0);
+        assert_eq!(codes(&report), [""; 0]);
+        assert_eq!(report.files, 1);
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
         // The key may be there where the profile is used; the number will not be another one.
         assert_eq!(codes(&alone), ["bad-server-id", "unreadable-secret"]);
         assert_eq!(alone.count(Severity::Error), 1);
-        assert_eq!(codes(&with_configuration)[1..], codes(&alone));
+        assert_eq!(codes(&with_configuration), codes(&alone));
     }
 
     #[test]

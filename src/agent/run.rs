@@ -102,6 +102,8 @@ impl Agent {
     /// returns; the broker may be away for as long as it likes.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let clock = Clock::start();
+        // First of all: that another agent runs is the better explanation of an address in use.
+        let (mut local, stored) = Local::open(options.local, clock)?;
         let wanted: Vec<_> = options
             .listeners
             .iter()
@@ -119,7 +121,6 @@ impl Agent {
         for listener in listeners.iter() {
             announce(listener);
         }
-        let (mut local, stored) = Local::open(options.local, clock)?;
         setup.settings.has_store = local.has_store();
         if let Some(engines) = &options.engines {
             setup.engine = Some(engines.engine(&[])?);

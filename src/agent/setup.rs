@@ -15,7 +15,7 @@ use crate::agent::run::{Listen, Options};
 use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
-use crate::gateway::{AdminAccess, Limits, Settings, Setup};
+use crate::gateway::{AdminAccess, Limits, Replies, Settings, Setup};
 use crate::lwm2m::model::Models;
 use crate::mapping::{Compiled, Plan};
 use crate::server::bootstrap::Profiles;
@@ -88,6 +88,10 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             id: name.clone(),
             base_topic: base.clone(),
             last_seen_interval: config.mqtt.last_seen_interval,
+            replies: Replies {
+                filters: config.mqtt.reply_topics.clone(),
+                discovery_prefix: config.homeassistant.prefix.clone(),
+            },
             server: server::Settings {
                 policy: Policy {
                     join,

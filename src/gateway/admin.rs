@@ -247,15 +247,12 @@ impl Gateway {
     /// `{"seconds"}`: opens the join window for so long, or closes it.
     fn permit_join(&mut self, now: Now, object: &Map<String, Json>) -> Result<Json, AdminError> {
         let seconds = Arguments::new(object, &["seconds"])?.number("seconds")?;
-        let refusal = match self.server.book().join() {
-            Join::Window => None,
-            Join::Known => Some(
+        // With "open" it is still what keys end with that are given without security.
+        if self.server.book().join() == Join::Known {
+            return Err(AdminError::new(
+                "conflict",
                 "join is \"known\", so a window would open nothing; write `join = \"window\"` under [devices], or approve the device by its name",
-            ),
-            Join::Open => Some("join is \"open\": anyone may come in already"),
-        };
-        if let Some(refusal) = refusal {
-            return Err(AdminError::new("conflict", refusal));
+            ));
         }
         let duration = Duration::from_secs(seconds);
         if duration > WINDOW_MAX {
@@ -411,26 +408,9 @@ impl Gateway {
         reply_to: Option<String>,
         message: &Message,
     ) -> (Asker, Option<AdminError>) {
-        self.command_count += 1;
-        let id = id.unwrap_or_else(|| format!("{}-{}", self.boot_tag(), self.command_count));
-        let wanted = message.response_topic.as_deref().or(reply_to.as_deref());
-        let forbidden = wanted.is_some_and(|topic| self.topics.is_forbidden_reply(topic));
-        let topic = match wanted {
-            Some(topic) if !forbidden => topic.into(),
-            _ => self.topics.bridge(&format!("response/{verb}")),
-        };
-        let error = forbidden.then(|| {
-            AdminError::parse(
-                "no answer can go to that topic: it is the gateway's own, or no topic to publish on"
-                    .to_owned(),
-            )
-        });
-        let asker = Asker {
-            id,
-            topic,
-            correlation: message.correlation.clone(),
-        };
-        (asker, error)
+        let usual = self.topics.bridge(&format!("response/{verb}"));
+        let (asker, objection) = self.asker_of(id, reply_to.as_deref(), message, usual);
+        (asker, objection.map(AdminError::parse))
     }
 
     fn answer_admin(

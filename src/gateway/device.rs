@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::gateway::json::{Quality, Sample};
 use crate::gateway::publish::{Class, Properties, Publish, Qos};
 use crate::lwm2m::Path;
-use crate::mapping::{Format, Profile, Route, Signal};
+use crate::mapping::{Format, Profile, Route, Signal, breaks_text};
 use crate::server::{Operation, OperationId};
 use crate::time::{Instant, UnixTime};
 
@@ -105,7 +105,14 @@ impl Tracked {
         };
         let user = vec![
             ("path".to_owned(), path.to_string()),
-            ("ep".to_owned(), endpoint.to_owned()),
+            // Characters for which a broker may end the connection are shown as the replacement one.
+            (
+                "ep".to_owned(),
+                endpoint.replace(
+                    breaks_text,
+                    char::REPLACEMENT_CHARACTER.encode_utf8(&mut [0; 4]),
+                ),
+            ),
         ];
         let properties = Properties {
             content_type: Some(content_type),
@@ -207,11 +214,37 @@ pub struct About {
 /// Something about a device that an operator should know.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Problem {
-    /// What kind: `observe`, `attribute_dropped`.
+    /// What kind: `observe`, `attribute_dropped`, `topic`.
     pub kind: &'static str,
     /// Where.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// What, for a person.
     pub detail: String,
+}
+
+impl Problem {
+    /// How many of them a birth message has.
+    const TOPICS_MAX: usize = 32;
+
+    /// Adds that the values of `path` have no topic, unless enough is said of topics already.
+    pub fn of_topic(problems: &mut Vec<Self>, path: Path, detail: String) {
+        if problems
+            .iter()
+            .filter(|problem| problem.is_of_a_topic())
+            .count()
+            < Self::TOPICS_MAX
+        {
+            problems.push(Self {
+                kind: "topic",
+                path: Some(path.to_string()),
+                detail,
+            });
+        }
+    }
+
+    /// Whether it is about the topic of a signal.
+    pub fn is_of_a_topic(&self) -> bool {
+        self.kind == "topic"
+    }
 }

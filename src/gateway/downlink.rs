@@ -10,7 +10,7 @@ use crate::gateway::json::{Source, to_json};
 use crate::gateway::publish::{Message, Properties, Publish};
 use crate::gateway::reply::{CommandError, ErrorKind, Reply, Status};
 use crate::gateway::topics::Verb;
-use crate::gateway::understand::Ask;
+use crate::gateway::understand::{Ask, holds_keys};
 use crate::gateway::uplink::Arrival;
 use crate::gateway::{Event, Gateway, Purpose};
 use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
@@ -77,29 +77,42 @@ impl Gateway {
         body: &Body,
         message: &Message,
     ) -> (Asker, Option<CommandError>) {
+        let usual = self.topics.device(device, "reply");
+        let (asker, objection) =
+            self.asker_of(body.id.clone(), body.reply_to.as_deref(), message, usual);
+        let error = objection.map(|objection| CommandError::new(ErrorKind::Parse, objection));
+        (asker, error)
+    }
+
+    /// Who asks by a message, and why the answer goes to the usual topic instead of the one that
+    /// was wanted, if it does.
+    pub(super) fn asker_of(
+        &mut self,
+        id: Option<String>,
+        reply_to: Option<&str>,
+        message: &Message,
+        usual: Arc<str>,
+    ) -> (Asker, Option<String>) {
         self.command_count += 1;
-        let id = body
-            .id
-            .clone()
-            .unwrap_or_else(|| format!("{}-{}", self.boot_tag(), self.command_count));
-        let wanted = message
-            .response_topic
-            .as_deref()
-            .or(body.reply_to.as_deref());
-        let forbidden = wanted.filter(|topic| self.topics.is_forbidden_reply(topic));
-        let topic = match (wanted, forbidden) {
+        let id = id.unwrap_or_else(|| format!("{}-{}", self.boot_tag(), self.command_count));
+        let wanted = message.response_topic.as_deref().or(reply_to);
+        let objection = wanted.and_then(|topic| {
+            let taken = self.holders.contains_key(topic) || self.plan.publishes_on(topic);
+            let taken = taken.then_some("values of devices are published there");
+            self.topics.reply_objection(topic).or(taken)
+        });
+        let topic = match (wanted, objection) {
             (Some(topic), None) => topic.into(),
-            _ => self.topics.device(device, "reply"),
+            _ => usual,
         };
-        let error = forbidden.map(|topic| CommandError::new(ErrorKind::Parse, format!("no answer can go to {topic}: it is the gateway's own, or no topic to publish on")));
-        (
-            Asker {
-                id,
-                topic,
-                correlation: message.correlation.clone(),
-            },
-            error,
-        )
+        let asker = Asker {
+            id,
+            topic,
+            correlation: message.correlation.clone(),
+        };
+        let objection =
+            objection.map(|reason| format!("no answer can go where it was wanted: {reason}"));
+        (asker, objection)
     }
 
     fn begin(
@@ -126,6 +139,12 @@ impl Gateway {
             path,
             steps,
         } = self.understand(device, verb, body)?;
+        if let Some(step) = steps.iter().find(|step| holds_keys(step.path())) {
+            return Err(CommandError::new(
+                ErrorKind::Access,
+                format!("{} holds keys, which are never on MQTT", step.path()),
+            ));
+        }
         if self.server.registration(device).is_none() {
             return Err(CommandError::passing(
                 ErrorKind::Offline,
@@ -265,11 +284,15 @@ impl Gateway {
     ) {
         let Answer {
             code,
-            records,
+            mut records,
             problems,
             links,
             ..
         } = answer;
+        // Whatever a device adds to what it was asked for.
+        let came = records.len();
+        records.retain(|record| !holds_keys(&record.path));
+        self.counters.secrets += (came - records.len()) as u64;
         let mut reply = Reply {
             code: code.map(|code| code.to_string()),
             ..Reply::default()

@@ -373,7 +373,7 @@ impl Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DeviceNew { device, endpoint } => write!(f, "{device}: new device, endpoint {endpoint}"),
+            Self::DeviceNew { device, endpoint } => write!(f, "{device}: new device, endpoint {}", endpoint.escape_debug()),
             Self::DeviceRegistered { device, lwm2m, lifetime, address, .. } => {
                 write!(f, "{device}: registered from {address}, LwM2M {lwm2m}")?;
                 match lifetime {
@@ -388,7 +388,7 @@ impl fmt::Display for Event {
             Self::DeviceExpired { device } => write!(f, "{device}: lifetime expired without an update"),
             Self::DeviceUnreachable { device, detail } => write!(f, "{device}: unreachable: {detail}"),
             Self::RegistrationRefused { endpoint, address, identity, code, detail } => {
-                let endpoint = endpoint.as_deref().unwrap_or("a device without a name");
+                let endpoint = endpoint.as_deref().unwrap_or("a device without a name").escape_debug();
                 write!(f, "{endpoint} at {address}")?;
                 if let Some(identity) = identity {
                     write!(f, ", {identity}")?;

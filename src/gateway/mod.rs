@@ -38,6 +38,7 @@ use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
 use crate::gateway::publish::Publish;
 use crate::gateway::topics::Topics;
 use crate::keyed::{self, HashKey, KeyedMap};
+use crate::lwm2m::Path;
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
 use crate::route::Route;
@@ -48,6 +49,7 @@ use crate::time::{Instant, Now};
 pub use admin::{AdminAccess, AdminError};
 pub use event::{Event, Severity};
 pub use publish::Message;
+pub use topics::Replies;
 
 /// What the operator decides, as far as the core is concerned.
 #[derive(Clone, Debug)]
@@ -58,6 +60,8 @@ pub struct Settings {
     pub base_topic: String,
     /// How often `last_seen` of a device that only notifies is published.
     pub last_seen_interval: std::time::Duration,
+    /// Where answers may go that are asked for elsewhere than on the default topic.
+    pub replies: Replies,
     /// The server's part.
     pub server: server::Settings,
 
@@ -195,6 +199,10 @@ pub struct Counters {
     pub unmapped: u64,
     /// Values that the mapping drops.
     pub dropped: u64,
+    /// Paths whose topic is the gateway's or another device's; their values are dropped.
+    pub topics_refused: u64,
+    /// Values of objects that hold keys.
+    pub secrets: u64,
     /// Values of the wrong type.
     pub undecodable: u64,
     /// Values beyond the number of signals that a device may have.
@@ -219,6 +227,8 @@ pub struct Gateway {
     /// Indexed by [`DeviceId`].
     devices: Vec<Device>,
     by_name: KeyedMap<Arc<str>, DeviceId>,
+    /// Topics of values outside the devices' own trees, and whose they are: the first one's.
+    holders: KeyedMap<Arc<str>, (DeviceId, Path)>,
     commands: BTreeMap<CommandId, Command>,
     command_count: u64,
     /// Commands that end by themselves, by when.
@@ -268,7 +278,7 @@ impl Gateway {
             engine,
             rng.random(),
         );
-        let topics = Topics::new(&settings.base_topic);
+        let topics = Topics::new(&settings.base_topic, settings.replies.clone());
         let broker = Broker::new(format!("{:016x}", rng.random::<u64>()));
         let mut gateway = Self {
             limits: limits.gateway,
@@ -277,6 +287,7 @@ impl Gateway {
             server,
             devices: Vec::new(),
             by_name: keyed::map(&mut rng),
+            holders: keyed::map(&mut rng),
             commands: BTreeMap::new(),
             command_count: 0,
             command_deadlines: BTreeSet::new(),

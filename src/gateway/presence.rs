@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::reconcile::{DEVICE_OBJECT, dropped_attributes, observe};
 use crate::coap::Peer;
-use crate::gateway::device::{Availability, Device, Reason, State};
+use crate::gateway::device::{Availability, Device, Problem, Reason, State};
 use crate::gateway::publish::Publish;
 use crate::gateway::{Event, Gateway};
 use crate::mapping::{DeviceFacts, Route, suffixed};
@@ -29,7 +29,7 @@ impl Gateway {
         };
         let profile = self.plan.profile(&facts);
         let desired = profile.observations(&facts, &self.models);
-        let problems = desired.iter().filter_map(dropped_attributes).collect();
+        let problems: Vec<_> = desired.iter().filter_map(dropped_attributes).collect();
         let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT))
             .filter(|_| registration.has(&DEVICE_OBJECT))
             .chain(desired.into_iter().flat_map(observe))
@@ -55,16 +55,35 @@ impl Gateway {
             );
             self.devices
                 .push(Device::new(name, profile.clone(), now.unix));
+        } else if let Some(old) = self
+            .device(id)
+            .filter(|device| device.removed)
+            .map(|device| device.name.clone())
+        {
+            // It comes back as what the operator calls it now.
+            self.by_name.remove(&old);
+            let name = self.claim_name(&wanted, &endpoint, id);
+            if let Some(device) = self.device_mut(id) {
+                device.name = name;
+            }
         }
-        let Some(device) = self.device_mut(id) else {
+        let Some(device) = self.devices.get_mut(id.0 as usize) else {
             return;
         };
-        if !Arc::ptr_eq(&device.profile, &profile) {
+        if Arc::ptr_eq(&device.profile, &profile) {
+            // What was said of a signal holds as long as the signal stands.
+            device.problems.retain(Problem::is_of_a_topic);
+        } else {
             device.profile = profile;
-            device.signals.clear();
+            for tracked in device.signals.drain(..) {
+                if let Route::Signal(signal) | Route::Raw(signal) = tracked.route {
+                    self.holders.remove(&signal.topic);
+                }
+            }
+            device.problems.clear();
         }
         device.removed = false;
-        device.problems = problems;
+        device.problems.extend(problems);
         device.setup = setup;
         device.absent.clear();
         device.setup_running = None;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::mapping::breaks_text;
+
 /// How surely a message arrives (MQTT 5 §4.3). The gateway never sends QoS 2: a retained value or an
 /// identified event loses nothing by arriving twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,13 +103,12 @@ impl Publish {
         Self::state(topic, Vec::new())
     }
 
-    /// Whether MQTT has a packet for it: a topic name that is not empty and holds neither wildcard
-    /// nor NUL (MQTT 5 §4.7), and no text or data over 65 535 bytes (§1.5.4). A broker closes the
-    /// connection on a breach.
+    /// Whether MQTT has a packet for it: a topic name that is not empty and holds no wildcard
+    /// (MQTT 5 §4.7), no character that a broker need not take, and no text or data over 65 535 bytes
+    /// (§1.5.4). A broker closes the connection on a breach.
     pub fn is_expressible(&self) -> bool {
-        let topic = self.topic.as_bytes();
-        let name = !topic.is_empty() && !topic.iter().any(|byte| matches!(byte, b'+' | b'#' | 0));
-        name && fits(topic.len()) && self.properties.as_deref().is_none_or(Properties::fit)
+        let name = !self.topic.is_empty() && !self.topic.contains(['+', '#']);
+        name && is_text(&self.topic) && self.properties.as_deref().is_none_or(Properties::fit)
     }
 
     /// The size of the PUBLISH packet in MQTT 5, in bytes: what a broker's Maximum Packet Size is
@@ -136,7 +137,7 @@ impl Properties {
             && self
                 .user
                 .iter()
-                .all(|(name, value)| fits(name.len()) && fits(value.len()))
+                .all(|(name, value)| is_text(name) && is_text(value))
     }
 
     /// Encoded size in bytes, without the length in front.
@@ -151,6 +152,11 @@ impl Properties {
             .sum();
         content_type + expiry + correlation + user
     }
+}
+
+/// Whether it is a UTF-8 Encoded String that no broker refuses (MQTT 5 §1.5.4).
+fn is_text(text: &str) -> bool {
+    fits(text.len()) && !text.contains(breaks_text)
 }
 
 /// Whether a text or data of this length has a length field (MQTT 5 §1.5.4).

@@ -2,10 +2,49 @@
 
 use std::sync::Arc;
 
+use crate::mapping::{RESERVED, breaks_text};
+
+/// The longest topic that an answer is sent to, in bytes: brokers for themselves stop somewhere
+/// between 256 bytes and 64 kB, and end the connection.
+const REPLY_MAX: usize = 512;
+/// The most levels of one; mosquitto ends the connection at more than 200.
+const REPLY_LEVELS: usize = 64;
+
+/// Where answers may go that are asked for elsewhere than on the default topic: what the operator
+/// decides about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replies {
+    /// `[mqtt] reply_topics`: topic filters of which one must match. None: anywhere outside our tree.
+    pub filters: Vec<String>,
+    /// `[homeassistant] prefix`: no answer goes below it.
+    pub discovery_prefix: String,
+}
+
+impl Default for Replies {
+    fn default() -> Self {
+        Self {
+            filters: Vec::new(),
+            discovery_prefix: "homeassistant".to_owned(),
+        }
+    }
+}
+
 /// The fixed part of every topic.
 #[derive(Clone, Debug)]
 pub struct Topics {
     base: Arc<str>,
+    replies: Replies,
+}
+
+/// To whom a topic for a device's values belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// It lies in the device's own tree, where no other device can come.
+    Device,
+    /// Whoever comes first.
+    First,
+    /// The gateway, or another device.
+    Other,
 }
 
 /// What somebody asks for, as the topic says: `{base}/d/<device>/<verb>/…`.
@@ -36,8 +75,11 @@ pub enum Verb<'a> {
 
 impl Topics {
     /// Topics below `base`.
-    pub fn new(base: &str) -> Self {
-        Self { base: base.into() }
+    pub fn new(base: &str, replies: Replies) -> Self {
+        Self {
+            base: base.into(),
+            replies,
+        }
     }
 
     /// `{base}/bridge/{name}`
@@ -55,13 +97,44 @@ impl Topics {
         format!("{}/d/{device}/{name}", self.base).into()
     }
 
-    /// Whether a topic lies in our own tree, or is none to publish on at all. Whoever may ask for
-    /// something must not make the gateway publish with its own rights.
-    pub fn is_forbidden_reply(&self, topic: &str) -> bool {
-        let ours = topic
-            .strip_prefix(&*self.base)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        ours || topic.is_empty() || topic.starts_with('$') || topic.contains(['+', '#', '\0'])
+    /// Why no answer may go to a topic that somebody chose, in words that follow "no answer can go
+    /// there: ". Whoever may ask for something must not make the gateway publish with its own rights
+    /// where they may not (MQTT contract §5).
+    pub fn reply_objection(&self, topic: &str) -> Option<&'static str> {
+        let Replies {
+            filters,
+            discovery_prefix,
+        } = &self.replies;
+        if topic.is_empty() || topic.contains(['+', '#']) || topic.contains(breaks_text) {
+            Some("a topic to publish on has no wildcard and no control character")
+        } else if topic.len() > REPLY_MAX || topic.split('/').count() > REPLY_LEVELS {
+            Some("it is longer than 512 bytes or 64 levels")
+        } else if topic.starts_with('$') {
+            Some("topics that begin with $ are the broker's")
+        } else if below(topic, &self.base).is_some() {
+            Some("it is in the gateway's own tree")
+        } else if below(topic, discovery_prefix).is_some() {
+            Some("it is below the prefix of Home Assistant's discovery")
+        } else if !filters.is_empty() && !filters.iter().any(|filter| matches(filter, topic)) {
+            Some("[mqtt] reply_topics does not permit it")
+        } else {
+            None
+        }
+    }
+
+    /// To whom a topic belongs that the mapping made for a value of `device`, out of what the
+    /// device chose.
+    pub fn owner(&self, topic: &str, device: &str) -> Owner {
+        let Some(inside) = below(topic, &self.base) else {
+            return Owner::First;
+        };
+        let levels: Vec<&str> = inside.split('/').collect();
+        match levels[..] {
+            ["d", name, "raw", _, ..] if name == device => Owner::Device,
+            ["d", name, level, ..] if name == device && !RESERVED.contains(&level) => Owner::Device,
+            ["" | "d" | "bridge", ..] => Owner::Other,
+            _ => Owner::First,
+        }
     }
 
     /// The filters of what others may ask for.
@@ -104,13 +177,36 @@ impl Topics {
     }
 }
 
+/// What follows `prefix` and `/`; nothing when `topic` is `prefix` itself.
+fn below<'a>(topic: &'a str, prefix: &str) -> Option<&'a str> {
+    match topic.strip_prefix(prefix)? {
+        "" => Some(""),
+        rest => rest.strip_prefix('/'),
+    }
+}
+
+/// Whether a topic matches a filter (MQTT 5 §4.7.1). A filter never matches a topic that begins with
+/// `$`; none such gets here.
+fn matches(filter: &str, topic: &str) -> bool {
+    let mut levels = topic.split('/');
+    for part in filter.split('/') {
+        match (part, levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (part, Some(level)) if part == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_request_says_in_its_topic_what_it_wants() {
-        let topics = Topics::new("site7/lwm2mqtt");
+        let topics = Topics::new("site7/lwm2mqtt", Replies::default());
         let verb = |topic| {
             topics
                 .parse_request(topic)
@@ -153,19 +249,80 @@ mod tests {
 
     #[test]
     fn nobody_makes_the_gateway_publish_in_its_own_tree() {
-        let topics = Topics::new("lwm2mqtt");
+        let topics = Topics::new("site7/lwm2mqtt", Replies::default());
+        let many_levels = "a/".repeat(64);
+        let long = "a".repeat(513);
         for topic in [
-            "lwm2mqtt/d/dev1/v/a/b",
-            "lwm2mqtt",
+            "site7/lwm2mqtt/d/dev1/v/a/b",
+            "site7/lwm2mqtt",
+            "site7/lwm2mqtt/",
+            "homeassistant/sensor/x/config",
+            "homeassistant",
             "$SYS/x",
             "a/+/b",
             "a/#",
+            "a\0",
+            "a\u{1}",
+            "a\u{FFFE}",
             "",
+            &many_levels,
+            &long,
         ] {
-            assert!(topics.is_forbidden_reply(topic), "{topic}");
+            assert!(topics.reply_objection(topic).is_some(), "{topic}");
         }
-        for topic in ["app/42/in", "lwm2mqtt2/x"] {
-            assert!(!topics.is_forbidden_reply(topic), "{topic}");
+        for topic in [
+            "app/42/in",
+            "site7/lwm2mqtt2/x",
+            "site7",
+            "homeassistant2/x",
+            "/",
+            "Site7/lwm2mqtt/x",
+        ] {
+            assert_eq!(topics.reply_objection(topic), None, "{topic}");
+        }
+    }
+
+    #[test]
+    fn reply_topics_narrow_and_never_widen() {
+        let replies = Replies {
+            filters: vec!["app/+/in".into(), "tools/#".into(), "lwm2mqtt/#".into()],
+            ..Replies::default()
+        };
+        let topics = Topics::new("lwm2mqtt", replies);
+        for topic in ["app/1/in", "tools", "tools/a/b"] {
+            assert_eq!(topics.reply_objection(topic), None, "{topic}");
+        }
+        for topic in [
+            "app/in",
+            "app/1/in/x",
+            "app/1",
+            "tool",
+            "lwm2mqtt/d/dev1/set",
+            "other",
+        ] {
+            assert!(topics.reply_objection(topic).is_some(), "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_topic_for_values_belongs_to_the_device_the_gateway_or_who_comes_first() {
+        let topics = Topics::new("b", Replies::default());
+        for (topic, owner) in [
+            ("b/d/dev1/v/a/b", Owner::Device),
+            ("b/d/dev1/raw/3/0/0", Owner::Device),
+            ("b/d/dev1/set/a/b", Owner::Other),
+            ("b/d/dev1/raw", Owner::Other),
+            ("b/d/dev1", Owner::Other),
+            ("b/d/dev2/v/a/b", Owner::Other),
+            ("b/d", Owner::Other),
+            ("b/bridge/state", Owner::Other),
+            ("b", Owner::Other),
+            ("b/", Owner::Other),
+            ("b/p/dev1/3/0/0", Owner::First),
+            ("plant7/x", Owner::First),
+            ("bb/d/dev2", Owner::First),
+        ] {
+            assert_eq!(topics.owner(topic, "dev1"), owner, "{topic}");
         }
     }
 }

@@ -361,6 +361,12 @@ fn parse_attributes(body: &Body) -> Result<NotificationAttributes, CommandError>
         .map_err(|error| CommandError::new(ErrorKind::Parse, error.to_string()))
 }
 
+/// Whether a path lies in an object that holds keys, Security (0) or OSCORE (21). A device refuses
+/// them to every server but the one of bootstrap (LwM2M Core 1.1 §E.1), and keys are never on MQTT.
+pub(super) fn holds_keys(path: &Path) -> bool {
+    matches!(path.object_id(), Some(0 | 21))
+}
+
 /// Whether an operation goes with the depth of its path (LwM2M Core 1.1 §6.3, §6.4).
 fn check_level(operation: &Operation) -> Result<(), CommandError> {
     let level = operation.path().level();

@@ -1,9 +1,12 @@
 //! From the devices to MQTT: what the server tells, and the values in it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::gateway::device::{Reason, Tracked};
+use crate::gateway::device::{self, Reason, Tracked};
 use crate::gateway::json::{Quality, Sample, Source};
+use crate::gateway::topics::Owner;
+use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, units};
 use crate::lwm2m::codec::Problem;
 use crate::lwm2m::{Path, Record, Value};
@@ -201,6 +204,10 @@ impl Gateway {
         value: Option<Value>,
         time: Option<UnixTime>,
     ) -> Option<(usize, Sample)> {
+        if holds_keys(&path) {
+            self.counters.secrets += 1;
+            return None;
+        }
         let index = self.track(arrival.now, arrival.device, path)?;
         let tracked = self
             .devices
@@ -296,9 +303,50 @@ impl Gateway {
         if let Some(unit) = units::of(device, &path) {
             tracked.state_unit(&unit);
         }
-        self.device_mut(id)?.signals.insert(index, tracked);
+        let refused = self.claim_topic(id, &tracked).err();
+        if refused.is_some() {
+            self.counters.topics_refused += 1;
+            tracked.route = Route::Drop;
+        }
+        let device = self.device_mut(id)?;
+        device.signals.insert(index, tracked);
+        if let Some(detail) = refused {
+            device::Problem::of_topic(&mut device.problems, path, detail);
+        }
         self.birth_later(now, id);
         Some(index)
+    }
+
+    /// Whether the values of a signal may go to its topic, into which went what the device chose;
+    /// why not, if not. The first one on a topic keeps it (MQTT contract §0).
+    fn claim_topic(&mut self, id: DeviceId, tracked: &Tracked) -> Result<(), String> {
+        let (Route::Signal(signal) | Route::Raw(signal)) = &tracked.route else {
+            return Ok(());
+        };
+        let Some(device) = self.devices.get(id.0 as usize) else {
+            return Ok(());
+        };
+        let topic = &signal.topic;
+        match self.topics.owner(topic, &device.name) {
+            Owner::Device => Ok(()),
+            Owner::Other => Err(format!(
+                "{topic} is the gateway's own or another device's; its values are dropped: put \
+                 {{device}} into the topic in the mapping"
+            )),
+            Owner::First => {
+                let mine = (id, tracked.path);
+                let holder = *self.holders.entry(Arc::clone(topic)).or_insert(mine);
+                if holder == mine {
+                    return Ok(());
+                }
+                let name = self.device(holder.0).map_or("", |holder| &*holder.name);
+                Err(format!(
+                    "{topic} holds {} of {name}; the values of this one are dropped: put {{device}} \
+                     and {{inst}} into the topic in the mapping",
+                    holder.1
+                ))
+            }
+        }
     }
 
     fn report_undecodable(&mut self, now: Now, id: DeviceId, path: Path, detail: String) {

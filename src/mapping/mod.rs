@@ -16,8 +16,8 @@ mod transform;
 use std::sync::Arc;
 
 pub use crate::diagnostic::Source;
-pub use crate::name::{MAX_NAME, clean, clean_name, suffixed};
-pub use compile::Compiled;
+pub use crate::name::{MAX_NAME, breaks_text, clean, clean_name, suffixed};
+pub use compile::{Compiled, RESERVED};
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
 pub use profile::{Format, Kind, Profile, Route, Signal, Unmapped};
@@ -89,6 +89,12 @@ impl Plan {
     pub fn hash(&self) -> String {
         let hashes: String = self.profiles().map(Profile::hash).collect();
         crate::name::short_hash(hashes.as_bytes())
+    }
+
+    /// Whether a topic outside `{base}/d/` is one that a mapping publishes values on, of whatever
+    /// device.
+    pub fn publishes_on(&self, topic: &str) -> bool {
+        self.profiles().any(|profile| profile.publishes_on(topic))
     }
 
     /// Every profile, in the order in which they are tried.

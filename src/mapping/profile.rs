@@ -445,6 +445,22 @@ impl Profile {
         })
     }
 
+    /// Whether a signal with a topic of its own may go to `topic`, as far as its mapping tells.
+    pub(super) fn publishes_on(&self, topic: &str) -> bool {
+        // The number of a resource instance may follow.
+        let before_number = topic
+            .rsplit_once('/')
+            .filter(|(_, last)| super::pattern::parse_id(last).is_some())
+            .map(|(before, _)| before);
+        self.signals
+            .iter()
+            .filter_map(|rule| rule.topic.as_ref())
+            .any(|template| {
+                template.may_be(topic, &self.base)
+                    || before_number.is_some_and(|topic| template.may_be(topic, &self.base))
+            })
+    }
+
     /// The path that a `[[command]]` executes.
     pub fn command(&self, name: &str) -> Option<Path> {
         self.commands.get(name).copied()

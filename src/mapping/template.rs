@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::name_pattern::glob_matches;
+
 /// What a placeholder stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
@@ -131,6 +133,26 @@ impl Template {
         self.parts.contains(&Part::Field(field))
     }
 
+    /// Whether it can become `topic` with some content of its placeholders, of which none fills more
+    /// than one level; `{base}` is `base`. One that begins with a placeholder could become nearly
+    /// every topic, and is passed over.
+    pub(super) fn may_be(&self, topic: &str, base: &str) -> bool {
+        let glob = self.render(|field, text| match field {
+            Field::Base => text.push_str(base),
+            _ => text.push('*'),
+        });
+        let begins_literally = glob
+            .split('/')
+            .next()
+            .is_some_and(|level| !level.contains('*'));
+        begins_literally
+            && glob.split('/').count() == topic.split('/').count()
+            && glob
+                .split('/')
+                .zip(topic.split('/'))
+                .all(|(glob, level)| glob_matches(glob, level))
+    }
+
     /// The text with what `value` writes for each placeholder.
     pub fn render(&self, mut value: impl FnMut(Field, &mut String)) -> String {
         let mut text = String::new();
@@ -180,6 +202,22 @@ mod tests {
             "base/p/endpoint:tail/iidx"
         );
         assert!(template.has(Field::Base) && !template.has(Field::Name));
+    }
+
+    #[test]
+    fn a_topic_is_known_for_one_that_a_template_can_become() {
+        let template = Template::parse("{base}/p/x-{device}/{iid}", &Field::TOPIC).unwrap();
+        for (topic, may_be) in [
+            ("b/c/p/x-dev1/0", true),
+            ("b/c/p/dev1/0", false),
+            ("b/c/p/x-dev1/0/1", false),
+            ("b/c/p/x-dev1", false),
+            ("c/p/x-dev1/0", false),
+        ] {
+            assert_eq!(template.may_be(topic, "b/c"), may_be, "{topic}");
+        }
+        let template = Template::parse("{device}/{inst}/{name}", &Field::TOPIC).unwrap();
+        assert!(!template.may_be("app/42/in", "b/c"));
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Server {
         self.settle(now);
         match answer {
             Ok(_) => Ok(()),
-            Err(denied) => Err(Refusal::new(denied.code, denied.reason)),
+            Err(denied) => Err(Refusal::untold(denied.code, denied.reason)),
         }
     }
 

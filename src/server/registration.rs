@@ -63,6 +63,8 @@ pub struct Refusal {
     pub code: Code,
     /// What is wrong, for a person.
     pub detail: String,
+    /// Whether the client is told what is wrong.
+    pub told: bool,
 }
 
 impl Refusal {
@@ -71,13 +73,24 @@ impl Refusal {
         Self {
             code,
             detail: detail.into(),
+            told: true,
+        }
+    }
+
+    /// A refusal with a reason for the operator alone: who is not let in does not learn who would
+    /// be, and a forged address is not sent more than a code.
+    pub fn untold(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            told: false,
+            ..Self::new(code, detail)
         }
     }
 
     /// The answer to the client; the reason travels as diagnostic payload (RFC 7252 §5.5.2).
     pub fn to_response(&self) -> Response {
+        let detail = self.told.then(|| self.detail.clone().into_bytes());
         Response {
-            payload: self.detail.clone().into_bytes(),
+            payload: detail.unwrap_or_default(),
             ..Response::new(self.code)
         }
     }
@@ -119,7 +132,7 @@ impl<'a> Parameters<'a> {
                 text.parse().map_err(|_| {
                     Refusal::new(
                         Code::BAD_REQUEST,
-                        format!("lt={text} is not a number of seconds"),
+                        format!("lt={} is not a number of seconds", text.escape_debug()),
                     )
                 })
             })
@@ -191,7 +204,10 @@ fn parse_version(text: Option<&str>) -> Result<Version, Refusal> {
         "1.2" => Ok(Version { major: 1, minor: 2 }),
         _ => Err(Refusal::new(
             Code::PRECONDITION_FAILED,
-            format!("LwM2M version {text} is not served; 1.0, 1.1 and 1.2 are"),
+            format!(
+                "LwM2M version {} is not served; 1.0, 1.1 and 1.2 are",
+                text.escape_debug()
+            ),
         )),
     }
 }

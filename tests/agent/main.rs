@@ -11,6 +11,7 @@
 )]
 
 mod broker;
+mod credentials;
 mod device;
 mod front;
 mod gateway;

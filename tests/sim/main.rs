@@ -8,3 +8,4 @@ mod commands;
 mod devices;
 mod joining;
 mod rig;
+mod safety;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use lwm2mqtt::coap::{self, Code, Endpoint, IncomingId, Observe, Peer, Request, Response, Token};
 use lwm2mqtt::gateway::outbox::{Session, Ticket};
-use lwm2mqtt::gateway::publish::Qos;
+use lwm2mqtt::gateway::publish::{Publish, Qos};
 use lwm2mqtt::gateway::{
-    AdminAccess, Event, Gateway, Input, Limits, Message, Output, Settings, Setup,
+    AdminAccess, Event, Gateway, Input, Limits, Message, Output, Replies, Settings, Setup,
 };
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::Plan;
@@ -114,36 +114,48 @@ impl Rig {
 
     /// A gateway that everybody may join, with mappings.
     pub fn with_plan(plan: Plan) -> Self {
-        Self::with_bootstrap(plan, Arc::default())
+        Self::with_setup(plan, |_| {})
     }
 
     /// The same with a bootstrap server at [`BOOTSTRAP`].
     pub fn with_bootstrap(plan: Plan, profiles: Arc<Profiles>) -> Self {
+        Self::with_setup(plan, |setup| {
+            setup.settings.server.bootstrap_profiles = profiles;
+        })
+    }
+
+    /// The same with what is said about where replies may go.
+    pub fn with_replies(plan: Plan, replies: Replies) -> Self {
+        Self::with_setup(plan, |setup| setup.settings.replies = replies)
+    }
+
+    /// A gateway with what an operator decides about joining and administration.
+    pub fn with(plan: Plan, policy: Policy, admin: AdminAccess) -> Self {
+        Self::with_setup(plan, |setup| {
+            setup.settings.server.policy = policy;
+            setup.settings.admin = admin;
+        })
+    }
+
+    /// A gateway that everybody may join, with all that `adjust` changes.
+    pub fn with_setup(plan: Plan, adjust: impl FnOnce(&mut Setup)) -> Self {
         let policy = Policy {
             join: Join::Open,
             ..Policy::default()
         };
-        Self::with_all(plan, policy, AdminAccess::All, profiles)
-    }
-
-    /// A gateway with all that an operator decides, without a bootstrap server.
-    pub fn with(plan: Plan, policy: Policy, admin: AdminAccess) -> Self {
-        Self::with_all(plan, policy, admin, Arc::default())
-    }
-
-    fn with_all(plan: Plan, policy: Policy, admin: AdminAccess, profiles: Arc<Profiles>) -> Self {
-        let setup = Setup {
+        let mut setup = Setup {
             settings: Settings {
                 id: "gw".into(),
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
+                replies: Replies::default(),
                 server: server::Settings {
                     policy,
                     lifetime_grace: Duration::from_secs(30),
                     listeners: listeners(),
-                    bootstrap_profiles: profiles,
+                    bootstrap_profiles: Arc::default(),
                 },
-                admin,
+                admin: AdminAccess::All,
                 has_store: true,
             },
             limits: Limits::default(),
@@ -153,6 +165,7 @@ impl Rig {
             engine: None,
             seed: [7; 32],
         };
+        adjust(&mut setup);
         let mut rig = Self {
             gateway: Gateway::new(START, setup),
             now: START,
@@ -397,6 +410,7 @@ impl Rig {
         }
         while let Some(outgoing) = self.gateway.next_publish() {
             assert!(self.broker.connected, "published without a broker");
+            assert_acceptable(outgoing.publish);
             let topic = outgoing.publish.topic.to_string();
             let payload = outgoing.publish.payload.clone();
             self.broker.log.push((topic.clone(), payload.clone()));
@@ -501,6 +515,25 @@ fn listeners() -> Vec<Listener> {
         purpose,
     })
     .into()
+}
+
+/// Whatever is published, no broker ends the connection for its sake: mosquitto does for a control
+/// character or a noncharacter in a topic or a property (MQTT 5 §1.5.4, §4.7.3).
+fn assert_acceptable(publish: &Publish) {
+    let topic = &*publish.topic;
+    assert!(!topic.is_empty() && !topic.starts_with('$'), "{topic:?}");
+    assert!(!topic.contains(['+', '#']), "{topic:?}");
+    let properties = publish.properties.iter();
+    let texts = properties.flat_map(|properties| &properties.user);
+    let texts = texts.flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    for text in texts.chain([topic]) {
+        let refused = |c: char| {
+            c.is_control()
+                || ('\u{FDD0}'..='\u{FDEF}').contains(&c)
+                || matches!(u32::from(c) % 0x1_0000, 0xFFFE | 0xFFFF)
+        };
+        assert!(!text.contains(refused) && text.len() < 0x1_0000, "{text:?}");
+    }
 }
 
 /// How the devices see the gateway.

@@ -119,7 +119,7 @@ pub struct Mqtt {
     pub keep_alive: Duration,
     /// Which administration is possible over MQTT.
     pub admin: AdminVerbs,
-    /// Topic filters that replies may go to; not built.
+    /// Topic filters that replies may go to; empty is anywhere outside our own tree.
     pub reply_topics: Vec<String>,
     /// How often `last_seen` is published of a device that only notifies.
     pub last_seen_interval: Duration,
@@ -367,7 +367,7 @@ impl Default for Admin {
 pub struct HomeAssistant {
     /// Whether discovery messages are published.
     pub discovery: bool,
-    /// The first level of their topics.
+    /// The first levels of their topics. No reply goes there, discovery or not.
     pub prefix: String,
 }
 

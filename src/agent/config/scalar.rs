@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::agent::mqtt::Address;
 use crate::diagnostic::Item;
+use crate::mapping::breaks_text;
 use crate::server::credentials::Network;
 
 /// A duration within bounds, `"30s"`, `"1h 30m"`.
@@ -157,10 +158,41 @@ pub(super) fn base_topic(item: &Item<'_>) -> Option<String> {
             "topics that begin with `$` belong to the broker",
             "begin it with another character",
         )
-    } else if text.chars().any(char::is_control) {
+    } else if text.chars().any(breaks_text) {
         ("a topic has no control characters", "remove them")
     } else if text.len() > 256 {
         ("a base topic has at most 256 bytes", "shorten it")
+    } else {
+        return Some(text.to_owned());
+    };
+    item.error("bad-topic", message, hint);
+    None
+}
+
+/// A topic filter (MQTT 5 §4.7.1).
+pub(super) fn filter(item: &Item<'_>, text: &str) -> Option<String> {
+    let levels: Vec<&str> = text.split('/').collect();
+    let last = levels.len() - 1;
+    let misplaced = |(index, level): (usize, &&str)| match *level {
+        "+" => false,
+        "#" => index != last,
+        level => level.contains(['+', '#']),
+    };
+    let (message, hint) = if text.is_empty() || text.contains(breaks_text) {
+        (
+            "a topic filter is not empty and has no control characters",
+            "write it like \"app/#\"",
+        )
+    } else if levels.iter().enumerate().any(misplaced) {
+        (
+            "`+` stands for a whole level, and `#` for all levels from there to the end",
+            "write it like \"app/+/in\" or \"app/#\"",
+        )
+    } else if text.starts_with('$') {
+        (
+            "no answer goes to topics that begin with `$`",
+            "begin it with another character",
+        )
     } else {
         return Some(text.to_owned());
     };

@@ -83,7 +83,7 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
         if let Some(item) = not_built(table, "discovery") {
             set(&mut homeassistant.discovery, item.boolean());
         }
-        if let Some(item) = not_built(table, "prefix") {
+        if let Some(item) = table.take("prefix") {
             set(&mut homeassistant.prefix, scalar::base_topic(&item));
         }
     });
@@ -161,12 +161,12 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
         ]);
         set(&mut mqtt.admin, choice);
     }
-    if let Some(item) = not_built(table, "reply_topics")
+    if let Some(item) = table.take("reply_topics")
         && let Some(filters) = item.texts("app/#")
     {
         mqtt.reply_topics = filters
-            .into_iter()
-            .map(|(_, text)| text.to_owned())
+            .iter()
+            .filter_map(|(item, text)| scalar::filter(item, text))
             .collect();
     }
     if let Some(item) = table.take("last_seen_interval") {

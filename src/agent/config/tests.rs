@@ -64,8 +64,15 @@ fn codes(loaded: &Loaded) -> Vec<String> {
 fn without_any_source_everything_has_its_default() {
     let loaded = with_variables(&[("HOME", "/root"), ("LWM2MQTTX", "1")]);
     assert_eq!(loaded.config, Some(Config::default()));
+    assert_eq!(codes(&loaded), [""; 0]);
+}
+
+#[test]
+fn a_gateway_that_nobody_can_reach_is_said() {
+    let loaded = with_variables(&[("LWM2MQTT__DEVICES__COAPS", "[]")]);
     assert_eq!(loaded.diagnostics[0].code, "no-listener");
     assert_eq!(loaded.diagnostics.len(), 1);
+    assert!(loaded.config.is_some());
 }
 
 #[test]
@@ -232,7 +239,7 @@ fn what_is_not_built_is_checked_and_named_and_stops_nothing() {
     let folder = Folder::new("unbuilt");
     let file = folder.write(
         "main.toml",
-        "[mqtt]\nadmin = \"all\"\n[homeassistant]\ndiscovery = true\n[[upstream]]\nuri = \"coap://x\"\n",
+        "[mqtt.spool]\nmax_size = \"1MiB\"\n[homeassistant]\ndiscovery = true\n[[upstream]]\nuri = \"coap://x\"\n",
     );
     let loaded = Config::load_from(&sources(Some(file), &[]));
     assert_eq!(

@@ -127,11 +127,12 @@ pub fn qr_code(label: &Label<'_>, key: &Key) -> anyhow::Result<String> {
     .to_string();
     let code = QrCode::with_error_correction_level(content.as_bytes(), EcLevel::L)
         .context("this is too much for a QR code")?;
-    // Light on dark, because most terminals are dark, and scanners need the light border.
+    // What is light is drawn and what is dark is left out: terminals are dark, and without a light
+    // border no scanner finds the code.
     Ok(code
         .render::<Dense1x2>()
-        .dark_color(Dense1x2::Dark)
-        .light_color(Dense1x2::Light)
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
         .build())
 }
 

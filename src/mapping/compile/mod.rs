@@ -7,6 +7,8 @@ mod subject;
 mod topic;
 mod value;
 
+pub use topic::RESERVED;
+
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

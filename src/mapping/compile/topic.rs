@@ -4,10 +4,11 @@ use super::{Scope, Selector};
 use crate::diagnostic::{Item, suggestion};
 use crate::mapping::pattern::PathPattern;
 use crate::mapping::template::{Field, Template, TemplateError};
+use crate::name::breaks_text;
 use crate::name_pattern::NamePattern;
 
 /// What the gateway itself uses below `{base}/d/{device}/`.
-const RESERVED: [&str; 11] = [
+pub const RESERVED: [&str; 11] = [
     "set",
     "get",
     "do",
@@ -76,7 +77,7 @@ fn objection(template: &Template, base: &str) -> Option<(&'static str, &'static 
             "remove `+` and `#`",
         ));
     }
-    if sample.chars().any(char::is_control) {
+    if sample.chars().any(breaks_text) {
         return Some(("a topic has no control characters", "remove them"));
     }
     if sample.split('/').any(str::is_empty) {

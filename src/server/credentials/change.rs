@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::record::{Conflict, Grant, Mistake, Origin, Psk, Record, check_endpoint};
-use super::{Admitted, Authority, Book, Denied, Event, Join};
+use super::{Admitted, Authority, Book, Denied, Event};
 use crate::coap::Code;
 use crate::diagnostic::Diagnostic;
 use crate::name::suffixed;
@@ -276,10 +276,7 @@ impl Book {
     /// When a key that is given without security now has to end: with the join window. `None` while
     /// the window is closed, so that none is to be given, whatever the policy.
     pub fn grant_until(&self, now: Now) -> Option<UnixTime> {
-        (self.policy.join != Join::Known)
-            .then(|| self.window(now))
-            .flatten()
-            .map(|left| now.unix + left)
+        self.window(now).map(|left| now.unix + left)
     }
 
     fn insert_grant(&mut self, grant: Arc<Grant>) {

@@ -1,8 +1,10 @@
 //! The same network with the engine that is there.
 
+use sha2::{Digest, Sha256};
+
 use super::spoofed::spoofed_datagrams;
 use super::*;
-use crate::dtls::mbedtls;
+use crate::dtls::{ServerTrust, mbedtls};
 
 /// What sessions are made with outside of tests.
 fn engines(_seed: u64) -> Engines {
@@ -109,4 +111,74 @@ fn a_lost_last_flight_is_sent_again() {
 #[test]
 fn the_old_session_works_until_the_new_handshake_is_done() {
     replacing::beside_a_new_handshake(&engines);
+}
+
+/// A certificate that signs itself, and its key, PEM.
+fn certificate(name: &str) -> (Vec<u8>, Secret) {
+    let mut params = rcgen::CertificateParams::new(vec![name.into()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2060, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let key = Secret::new(key.serialize_pem().into_bytes());
+    (certificate.der().to_vec(), key)
+}
+
+/// Everybody's certificate is good.
+struct AnyPin;
+
+impl Keys for AnyPin {
+    fn psk(&self, _: &[u8]) -> Option<Secret> {
+        None
+    }
+
+    fn pins(&self, _: &[u8; 32]) -> bool {
+        true
+    }
+}
+
+#[test]
+fn certificates_are_exchanged_by_works_at_both_ends_and_survive_a_restart() {
+    let (server_certificate, server_key) = certificate("gateway.example");
+    let pin: [u8; 32] = Sha256::digest(&server_certificate).into();
+    let make = |_: u64| {
+        let settings = mbedtls::Settings {
+            certificate: Some((server_certificate.clone(), server_key.clone())),
+            ..mbedtls::Settings::default()
+        };
+        Engines {
+            server: Box::new(mbedtls::Engine::new(&settings).unwrap()),
+            ..engines(0)
+        }
+    };
+    let (chain, key) = certificate("device-1");
+    let device = Credential::X509 {
+        chain: chain.clone(),
+        key,
+        server: ServerTrust::Pinned(pin),
+    };
+    let mut rig = Rig::new(&make);
+    rig.server.serve(LISTENER, Arc::new(AnyPin));
+    rig.keep_work = true;
+    let client = rig.join(&make, 1, device);
+    let mut steps = 0;
+    while let Some(work) = rig.works.pop_front() {
+        assert!(rig.server.is_empty(), "it is established by a work");
+        rig.work(work);
+        rig.settle();
+        steps += 1;
+    }
+    assert!(steps >= 2, "{steps} steps");
+    let session = rig.last_established();
+    rig.assert_works(client, session);
+    let is_device = |identity: &PeerIdentity| match identity {
+        PeerIdentity::X509 { leaf, .. } => *leaf == chain,
+        _ => false,
+    };
+    assert!(is_device(rig.server.identity(session).unwrap()));
+
+    saving::restart(&mut rig, &make);
+    let session = rig.last_established();
+    assert!(is_device(rig.server.identity(session).unwrap()));
+    rig.assert_works(client, session);
 }

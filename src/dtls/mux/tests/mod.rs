@@ -73,13 +73,21 @@ fn costly(seed: u64) -> Engines {
     }
 }
 
-/// Engines whose sessions insist on what the mux promises: once they are established, one record
-/// at a time, and no unprotected one.
+/// Engines whose sessions insist on what the mux promises: no application data before they are
+/// established; from then on one record at a time, and no unprotected one.
 pub(crate) fn strict(seed: u64) -> Engines {
-    let Engines { server, client } = plain(seed);
+    insist(plain(seed))
+}
+
+/// The same, with clients that do without connection IDs.
+fn strict_without_cid(seed: u64) -> Engines {
+    insist(without_cid(seed))
+}
+
+fn insist(engines: Engines) -> Engines {
     Engines {
-        server: Box::new(Strict(server)),
-        client: Box::new(Strict(client)),
+        server: Box::new(Strict(engines.server)),
+        client: Box::new(Strict(engines.client)),
     }
 }
 
@@ -119,8 +127,11 @@ impl Engine for Strict {
 
 impl DtlsSession for StrictSession {
     fn datagram(&mut self, now: Now, datagram: &[u8]) -> Result<(), Fatal> {
-        if self.established {
-            let all: Vec<_> = records(datagram).collect();
+        let all: Vec<_> = records(datagram).collect();
+        if !self.established {
+            let first = all.first().expect("a record");
+            assert_ne!((first.content, first.epoch()), (23, 1));
+        } else {
             assert_eq!(all.len(), 1);
             assert_eq!(all[0].whole, datagram);
             assert_ne!(all[0].epoch(), 0);
