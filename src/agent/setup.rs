@@ -81,7 +81,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
         config::Join::Window => server::Join::Window,
     };
     let name = config.gateway.name();
-    let listeners = listeners(&config.devices);
+    let listeners = listeners(&config.devices, profiles.iter().next().is_some());
     let is_secured = listeners.iter().any(|listen| listen.secure);
     let gateway = Setup {
         settings: Settings {
@@ -129,19 +129,23 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
 }
 
 /// The sockets that the configuration names. The bootstrap server's come with its first profile.
-fn listeners(devices: &config::Devices) -> Vec<Listen> {
-    let listen = |addresses: &[SocketAddr], secure| {
+fn listeners(devices: &config::Devices, bootstrap: bool) -> Vec<Listen> {
+    let listen = |addresses: &[SocketAddr], secure, purpose| {
         addresses
             .iter()
             .map(move |address| Listen {
                 address: *address,
                 secure,
-                purpose: Purpose::Management,
+                purpose,
             })
             .collect::<Vec<_>>()
     };
-    let mut all = listen(&devices.coap, false);
-    all.extend(listen(&devices.coaps, true));
+    let mut all = listen(&devices.coap, false, Purpose::Management);
+    all.extend(listen(&devices.coaps, true, Purpose::Management));
+    if bootstrap {
+        all.extend(listen(&devices.bootstrap.coap, false, Purpose::Bootstrap));
+        all.extend(listen(&devices.bootstrap.coaps, true, Purpose::Bootstrap));
+    }
     all
 }
 

@@ -65,6 +65,7 @@ url = "mqtt://127.0.0.1:{broker}"
 version = "{version}"
 
 [devices]
+files = []
 lifetime_grace = "1s"
 {devices}
 [mappings]
