@@ -383,6 +383,19 @@ impl Mux {
         }
     }
 
+    /// [`close`](Self::close)s every session whose peer is one of those. Looks at all sessions.
+    pub fn close_those(&mut self, are: impl Fn(&PeerIdentity) -> bool) {
+        let indices = self.sessions.indices();
+        let theirs = indices.into_iter().filter(|index| {
+            let live = self.sessions.at(*index).and_then(Session::live);
+            live.is_some_and(|live| are(&live.identity))
+        });
+        let theirs: Vec<_> = theirs.map(|index| self.sessions.id(index)).collect();
+        for session in theirs {
+            self.close(session);
+        }
+    }
+
     /// Does what was to be done by now.
     pub fn timeout(&mut self, now: Now) {
         self.latest = now;

@@ -199,7 +199,7 @@ pub struct Grant {
 }
 
 /// A credential that is not valid any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lost {
     /// The key of this PSK identity.
     Psk(Arc<[u8]>),
@@ -208,14 +208,12 @@ pub enum Lost {
 }
 
 impl Lost {
-    /// Whether a session whose peer is this one was let in by it.
-    pub fn let_in(&self, peer: &PeerIdentity) -> bool {
-        match (self, peer) {
-            (Self::Psk(lost), PeerIdentity::Psk(identity)) => **lost == **identity,
-            (Self::Certificate(lost), PeerIdentity::X509 { leaf, .. }) => {
-                *lost == fingerprint(leaf)
-            }
-            _ => false,
+    /// What let a session with this peer in, if a record can have it.
+    pub fn of(peer: &PeerIdentity) -> Option<Self> {
+        match peer {
+            PeerIdentity::Psk(identity) => Some(Self::Psk(identity.as_slice().into())),
+            PeerIdentity::X509 { leaf, .. } => Some(Self::Certificate(fingerprint(leaf))),
+            PeerIdentity::RawPublicKey(_) => None,
         }
     }
 }
