@@ -218,7 +218,6 @@ impl Layers {
                 "no device can reach the gateway: [devices] coap is empty, and coaps is not built in this version",
                 "to try it on this host, write `coap = [\"127.0.0.1:5683\"]` under [devices]",
             ));
-            return;
         }
         if devices.join == Join::Open
             && let Some(place) = join.take()
@@ -226,7 +225,7 @@ impl Layers {
             self.diagnostics.push(Diagnostic {
                 severity: Severity::Warning,
                 code: "open-join",
-                message: "anyone who can send a datagram to the gateway may register, under any name that has no credential".to_owned(),
+                message: "anyone whom the transport lets in may register, under any name that has no credential".to_owned(),
                 hint: "let only a trusted network reach the addresses in `coap`, with `coap_from`"
                     .to_owned(),
                 ..place
