@@ -66,7 +66,7 @@ impl Limits {
 }
 
 /// What happened, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     /// Datagrams under 13 bytes, the least that a record has.
     pub short_datagrams: u64,

@@ -15,7 +15,7 @@ use crate::gateway::device::State;
 use crate::gateway::publish::{Message, Properties, Publish};
 use crate::gateway::{Event, Gateway, Purpose};
 use crate::server::bootstrap::no_trigger;
-use crate::server::credentials::{File, Join, Stored};
+use crate::server::credentials::{Authority, Files, Join, Stored};
 use crate::time::Now;
 
 /// The longest that a join window may be opened for.
@@ -90,14 +90,18 @@ impl Gateway {
 
     /// Takes the files of devices as they are now. The mistakes that only show between them are
     /// given back.
-    pub fn replace_files(
-        &mut self,
-        now: Now,
-        files: Vec<File>,
-    ) -> Vec<crate::diagnostic::Diagnostic> {
+    pub fn replace_files(&mut self, now: Now, files: Files) -> Vec<crate::diagnostic::Diagnostic> {
         let found = self.server.with_book(now, |book| book.replace_files(files));
         self.pump(now);
         found
+    }
+
+    /// The authorities of the configuration itself, whose devices may come in under any name of
+    /// their certificate.
+    pub fn trust(&mut self, now: Now, authorities: Vec<Authority>) {
+        self.server
+            .with_book(now, |book| book.trust_always(authorities));
+        self.pump(now);
     }
 
     /// Answers a request of the machine itself: a JSON object with the `verb` and its arguments.
@@ -358,6 +362,7 @@ impl Gateway {
         let layers = [
             ("", to_json(&self.counters)),
             ("coap_", to_json(&self.server.counters())),
+            ("dtls_", to_json(&self.server.dtls_counters())),
             ("outbox_", to_json(self.outbox.counters())),
         ];
         let named = |(prefix, counters): &(&str, Json)| -> Vec<(String, u64)> {

@@ -387,7 +387,7 @@ fn files_of_devices_are_taken_without_a_restart() {
     fs::remove_file(home.folder.join("devices.d/20.toml")).unwrap();
     home.wait(|| home.names() == ["m1"]);
     // SIGHUP reads everything again, and ends nothing.
-    let read = || home.log().matches("read 1 files of devices").count();
+    let read = || home.log().matches("files of devices read: 1").count();
     let before = read();
     let pid = rustix::process::Pid::from_child(&agent.0);
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();

@@ -1,6 +1,7 @@
 //! Changing the [`Book`]: what the operator adds and removes, what files hold, what the join window
 //! and the bootstrap server do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::record::{Conflict, Grant, Lost, Mistake, Origin, Psk, Record, check_endpoint};
@@ -30,6 +31,16 @@ pub struct Stored {
     pub records: Vec<Record>,
     /// Keys given by the bootstrap server.
     pub grants: Vec<Grant>,
+}
+
+/// All files of devices.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Those that were found, in the order in which they count.
+    pub found: Vec<File>,
+    /// Whether it was not possible to look everywhere, so that one which was not found may still be
+    /// there.
+    pub partial: bool,
 }
 
 /// What one file of devices holds.
@@ -337,8 +348,15 @@ impl Book {
     ///
     /// A file with a record that conflicts with the store or a file before it changes nothing: what
     /// it held stays, and the mistakes are given back.
-    pub fn replace_files(&mut self, files: Vec<File>) -> Vec<Diagnostic> {
+    pub fn replace_files(&mut self, files: Files) -> Vec<Diagnostic> {
         let before = self.records();
+        let Files {
+            found: mut files,
+            partial,
+        } = files;
+        if partial {
+            files.extend(self.files_beside(&before, &files));
+        }
         let mut diagnostics = Vec::new();
         let mut authorities = Vec::new();
         let mut ended = Vec::new();
@@ -421,6 +439,25 @@ impl Book {
         }
         self.trust(authorities, |origin| matches!(origin, Origin::File(_)));
         diagnostics
+    }
+
+    /// The files that hold something now and are not among these, to be left as they are.
+    fn files_beside(&self, records: &[Arc<Record>], files: &[File]) -> Vec<File> {
+        let of_records = records.iter().map(|record| &record.origin);
+        let of_authorities = self.authorities.iter().map(|authority| &authority.origin);
+        let names: BTreeSet<&Arc<str>> = of_records
+            .chain(of_authorities)
+            .filter_map(|origin| match origin {
+                Origin::File(name) => Some(name),
+                Origin::Store => None,
+            })
+            .filter(|name| files.iter().all(|file| file.name != **name))
+            .collect();
+        let kept = |name: &Arc<str>| File {
+            name: name.clone(),
+            content: None,
+        };
+        names.into_iter().map(kept).collect()
     }
 
     /// The authorities of the configuration itself, in the place of those that it named before.

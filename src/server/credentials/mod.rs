@@ -25,7 +25,7 @@ use crate::time::{Instant, Now, UnixTime};
 use table::{Shared, Table, View};
 
 pub use authority::{Authority, Rule, certificates, fingerprint};
-pub use change::{Change, Content, File, Placed, Refused, Stored};
+pub use change::{Change, Content, File, Files, Placed, Refused, Stored};
 pub use file::{Fetch, Read, key_of_hex, read};
 pub use network::{Network, NetworkError};
 pub use record::{

@@ -76,6 +76,11 @@ fn ended(endpoint: &str, removed: bool, lost: &[&str]) -> Event {
     }
 }
 
+fn replace(book: &mut Book, found: Vec<File>) -> Vec<Diagnostic> {
+    let partial = false;
+    book.replace_files(Files { found, partial })
+}
+
 fn file(name: &str, records: Vec<Record>) -> File {
     let place = |record: Record| Placed {
         place: Diagnostic::whole(Severity::Error, "", name, "", record.name.to_string()),
@@ -459,20 +464,26 @@ fn a_lost_credential_is_recognised_in_the_sessions_that_it_let_in() {
 fn files_are_taken_as_they_are_now() {
     let mut book = book(Join::Known);
     book.add(record("sec0", "id0")).unwrap();
-    let found = book.replace_files(vec![
-        file("a", vec![record("sec1", "id1"), record("sec2", "id2")]),
-        file("b", vec![record("sec3", "id3")]),
-    ]);
+    let found = replace(
+        &mut book,
+        vec![
+            file("a", vec![record("sec1", "id1"), record("sec2", "id2")]),
+            file("b", vec![record("sec3", "id3")]),
+        ],
+    );
     assert_eq!(found, []);
     assert_eq!(book.len(), 4);
     changes(&mut book);
     events(&mut book);
     assert!(matches!(book.remove("sec1"), Err(Refused::InFile(..))));
     // One moves to another file, one gets another key, one is gone.
-    let found = book.replace_files(vec![
-        file("a", vec![record("sec3", "id3"), record("sec2", "new2")]),
-        file("b", vec![]),
-    ]);
+    let found = replace(
+        &mut book,
+        vec![
+            file("a", vec![record("sec3", "id3"), record("sec2", "new2")]),
+            file("b", vec![]),
+        ],
+    );
     assert_eq!(found, []);
     let keys = book.keys(Purpose::Management);
     assert!(keys.psk(b"id1").is_none() && keys.psk(b"id2").is_none());
@@ -493,12 +504,15 @@ fn files_are_taken_as_they_are_now() {
 fn a_file_with_a_conflict_leaves_what_it_held() {
     let mut book = book(Join::Known);
     book.add(record("sec0", "id0")).unwrap();
-    book.replace_files(vec![file("a", vec![record("sec1", "id1")])]);
+    replace(&mut book, vec![file("a", vec![record("sec1", "id1")])]);
     events(&mut book);
-    let found = book.replace_files(vec![
-        file("a", vec![record("sec2", "id2"), record("sec0", "id3")]),
-        file("b", vec![record("sec4", "id4")]),
-    ]);
+    let found = replace(
+        &mut book,
+        vec![
+            file("a", vec![record("sec2", "id2"), record("sec0", "id3")]),
+            file("b", vec![record("sec4", "id4")]),
+        ],
+    );
     assert_eq!(found.len(), 1);
     assert_eq!(
         (&*found[0].file, found[0].hint.as_str()),
@@ -520,9 +534,26 @@ fn a_file_with_a_conflict_leaves_what_it_held() {
         name: "a".into(),
         content: None,
     };
-    book.replace_files(vec![unreadable]);
+    replace(&mut book, vec![unreadable]);
     assert_eq!(events(&mut book), [ended("sec4", true, &["id4"])]);
     assert!(book.keys(Purpose::Management).psk(b"id1").is_some());
+}
+
+#[test]
+fn a_folder_that_cannot_be_looked_into_puts_nobody_out() {
+    let mut book = book(Join::Known);
+    let both = vec![
+        file("a", vec![record("sec1", "id1")]),
+        file("b", vec![record("sec2", "id2")]),
+    ];
+    replace(&mut book, both);
+    let found = vec![file("b", vec![record("sec2", "new2")])];
+    book.replace_files(Files {
+        found,
+        partial: true,
+    });
+    assert_eq!(events(&mut book), [ended("sec2", false, &["id2"])]);
+    assert_eq!(book.len(), 2);
 }
 
 #[test]
