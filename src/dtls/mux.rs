@@ -25,6 +25,7 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -44,6 +45,10 @@ use crate::timers::Timers;
 pub use crate::dtls::mux::saved::{Malformed, Saved};
 pub use crate::dtls::mux::session::SessionId;
 pub use crate::dtls::mux::work::Work;
+
+/// While a session has been heard of so recently, the hello that it began with is one that comes
+/// late. After that it is a client that restarted, with random numbers that repeat themselves.
+const LATE: Duration = Duration::from_secs(10);
 
 /// All sessions of a process. Bytes go in by [`receive`](Self::receive) and [`send`](Self::send),
 /// time by [`timeout`](Self::timeout); drain [`poll`](Self::poll) after each call.
@@ -270,7 +275,12 @@ impl Mux {
             self.counters.bad_hellos += 1;
             return;
         }
-        if live.is_some_and(|live| live.cookie == mark) {
+        let is_late = |session: &Session| {
+            let active = session.live().map(|live| live.active);
+            let is_recent = active.is_some_and(|active| now.instant.since(active) < LATE);
+            session.cookie == mark && is_recent
+        };
+        if live.is_some_and(is_late) {
             self.counters.late_hellos += 1;
             return;
         }
