@@ -224,20 +224,24 @@ fn a_client_without_any_extension_is_served() {
 #[test]
 fn a_hello_with_another_cookie_than_the_proven_one_gets_no_session() {
     let engine = server();
-    let mut client = End::new(engine.connect(today(), &dev1()).unwrap());
-    let hello = with_cookie(&mut client, today(), b"one that was made up, as long....");
-    let accept = Accept {
-        cookie: COOKIE,
-        cid: b"",
-        keys: ring(),
-    };
-    let mut server = End::new(engine.accept(today(), accept).unwrap());
-    server.feed(today(), &hello);
-    assert!(
-        matches!(server.failed, Some(Fatal::Protocol(_))),
-        "{:?}",
-        server.failed
-    );
+    let mut last = COOKIE.to_vec();
+    last[COOKIE.len() - 1] ^= 1;
+    for cookie in [&last[..], &COOKIE[..COOKIE.len() - 1], b"another"] {
+        let mut client = End::new(engine.connect(today(), &dev1()).unwrap());
+        let hello = with_cookie(&mut client, today(), cookie);
+        let accept = Accept {
+            cookie: COOKIE,
+            cid: b"",
+            keys: ring(),
+        };
+        let mut server = End::new(engine.accept(today(), accept).unwrap());
+        server.feed(today(), &hello);
+        assert!(
+            matches!(server.failed, Some(Fatal::Protocol(_))),
+            "{:?}",
+            server.failed
+        );
+    }
 }
 
 #[test]

@@ -149,7 +149,8 @@ pub fn with_cookie(client: &mut End, now: Now, cookie: &[u8]) -> Vec<u8> {
     client.take().remove(0)
 }
 
-pub const COOKIE: &[u8] = b"a cookie that the front door gave";
+/// 32 bytes at most: more were not allowed in DTLS 1.0 (RFC 4347 §4.2.1), and GnuTLS refuses them.
+pub const COOKIE: &[u8] = b"a cookie that the door gave";
 
 /// Both ends of a handshake, or of a session.
 pub struct Pair {
