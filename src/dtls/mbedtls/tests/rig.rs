@@ -217,6 +217,32 @@ impl Pair {
         }
     }
 
+    /// Lets the two talk until both are established, while one datagram, by its number, is lost.
+    /// Returns how many there were, and the seconds that it took.
+    pub fn run_losing(&mut self, lost: usize) -> (usize, u32) {
+        let (mut count, mut seconds) = (0, 0);
+        while self.client.identity.is_none() || self.server.identity.is_none() {
+            let (up, down) = (self.client.take(), self.server.take());
+            if up.is_empty() && down.is_empty() {
+                self.pass(Duration::from_secs(1));
+                seconds += 1;
+            }
+            let mut arrives = || {
+                count += 1;
+                count - 1 != lost
+            };
+            for datagram in up.iter().filter(|_| arrives()) {
+                self.server.feed(self.now, datagram);
+            }
+            for datagram in down.iter().filter(|_| arrives()) {
+                self.client.feed(self.now, datagram);
+            }
+            assert!(seconds < 4, "datagram {lost} was not sent again");
+        }
+        self.run();
+        (count, seconds)
+    }
+
     /// Both are established, and data goes both ways.
     pub fn assert_works(&mut self) {
         assert_eq!((&self.client.failed, &self.server.failed), (&None, &None));
