@@ -214,7 +214,7 @@ fn who_keeps_asking_does_not_fill_the_log() {
         rig.run(Duration::from_millis(50));
     }
     let told = rig.broker.messages("lwm2mqtt/bridge/event").len();
-    assert!((100..200).contains(&told), "{told}");
+    assert!((5..10).contains(&told), "{told}");
     let counters = rig.gateway.counters();
     assert_eq!(counters.refused, 300);
     assert_eq!(counters.events_suppressed, 300 - told as u64);
