@@ -21,6 +21,7 @@ mod peers;
 mod process;
 mod raw;
 mod relay;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -64,6 +65,8 @@ impl Stage {
 enum Need {
     Device(Peer),
     CoapClient,
+    /// Nothing but mosquitto, which every case needs.
+    Nothing,
 }
 
 impl Need {
@@ -71,6 +74,7 @@ impl Need {
         match self {
             Need::Device(peer) => peer.name(),
             Need::CoapClient => "coap-client",
+            Need::Nothing => "nothing",
         }
     }
 
@@ -79,6 +83,7 @@ impl Need {
         match self {
             Need::Device(peer) => peer.command().map(drop),
             Need::CoapClient => agent::coap_client().map(drop),
+            Need::Nothing => Ok(()),
         }
     }
 }
@@ -138,6 +143,13 @@ fn cases() -> Vec<Case> {
             name,
             aiocoap,
             Box::new(move |stage| outage::kill(stage, Peer::Aiocoap, memory, version)),
+        );
+    }
+    for scheme in ["mqtts", "wss"] {
+        add(
+            format!("tls {scheme}"),
+            Need::Nothing,
+            Box::new(move |stage| tls::mosquitto(stage, scheme)),
         );
     }
     cases

@@ -43,7 +43,7 @@ pub struct Config {
     pub store: Store,
     /// `[admin]`; not built.
     pub admin: Admin,
-    /// `[homeassistant]`; not built.
+    /// `[homeassistant]`; only the prefix has a meaning.
     pub homeassistant: HomeAssistant,
     /// `[log]`
     pub log: Log,
