@@ -366,7 +366,7 @@ impl Mux {
     }
 
     /// Sends a datagram of the layer above. What is for a session that is not (any more)
-    /// established is counted and dropped.
+    /// established, or too long for one record of it, is counted and dropped.
     pub fn send(&mut self, session: SessionId, datagram: &[u8]) {
         let live = self.sessions.find(session).filter(|index| {
             let session = self.sessions.at(*index);
@@ -376,7 +376,16 @@ impl Mux {
             self.counters.unsendable += 1;
             return;
         };
-        self.drive(self.latest, index, None, |dtls| dtls.send(datagram));
+        let mut refused = false;
+        self.drive(self.latest, index, None, |dtls| match dtls.send(datagram) {
+            // Too long for this peer, and no harm done.
+            Err(Fatal::Unsupported(_)) => {
+                refused = true;
+                Ok(())
+            }
+            sent => sent,
+        });
+        self.counters.unsendable += u64::from(refused);
     }
 
     /// Says close_notify and forgets the session. No [`Output::Closed`] follows.

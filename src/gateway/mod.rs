@@ -371,13 +371,6 @@ impl Gateway {
         self.server.book().generation()
     }
 
-    /// Trusts the authorities of the configuration itself.
-    pub fn trust_always(&mut self, now: Now, authorities: Vec<Authority>) {
-        self.server
-            .with_book(now, |book| book.trust_always(authorities));
-        self.pump(now);
-    }
-
     /// Every secure session that another process can go on with, when this one stops for good.
     pub fn save_sessions(&mut self) -> Vec<Saved> {
         self.server.save_sessions()

@@ -13,7 +13,7 @@ pub const ENDPOINT_MAX: usize = 255;
 /// The longest PSK identity, in bytes (LwM2M Core 1.1 §E.1, RFC 4279 §5.3).
 pub const IDENTITY_MAX: usize = 128;
 /// The longest PSK, in bytes (RFC 4279 §5.3).
-pub const KEY_MAX: usize = 64;
+pub const KEY_MAX: usize = crate::dtls::LONGEST_PSK;
 /// A PSK below this many bytes can be guessed from one recorded handshake.
 pub const KEY_ADVISED: usize = 16;
 
