@@ -50,7 +50,7 @@ impl Home {
         let coap = free.local_addr().unwrap().port();
         let text = format!(
             "[store]\npath = {:?}\n[admin]\nsocket = {:?}\n[mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\nadmin = \"all\"\n\
-             [devices]\ncoap = [\"127.0.0.1:{coap}\"]\nfiles = [{:?}]\n{devices}\n\
+             [devices]\ncoap = [\"127.0.0.1:{coap}\"]\ncoaps = []\nfiles = [{:?}]\n{devices}\n\
              [mappings]\npaths = []\n[models]\npaths = []\n[log]\nlevel = \"trace\"\n",
             folder.join("store"),
             folder.join("admin.sock"),
