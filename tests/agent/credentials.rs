@@ -272,6 +272,10 @@ fn what_the_command_line_does_not_understand_is_a_usage_error() {
 #[test]
 fn a_generated_key_is_shown_once_as_text_and_as_a_qr_code() {
     let home = Home::new("generate", 1, "");
+    // No agent binds it.
+    let file = home.folder.join("lwm2mqtt.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("coaps = []", "coaps = [\"[::]:5684\"]")).unwrap();
     let shown = home.ok(&["device", "add", "m1", "--psk-generate", "--qr"]);
     let line = shown.lines().find(|line| line.contains("key  ")).unwrap();
     let key = line.split_whitespace().last().unwrap().to_owned();
