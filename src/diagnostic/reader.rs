@@ -18,6 +18,8 @@ pub struct Reader {
     /// The text without its broken statements: it parses, and spans hold for both.
     sound: String,
     broken: Vec<Range<usize>>,
+    /// Where each line begins: a file of devices has many thousand, each with a place of its own.
+    lines: Vec<usize>,
     /// Whether places in the text mean anything to the reader of the diagnostics.
     located: bool,
     /// Keys whose value is a secret; none where the text holds no secrets.
@@ -66,6 +68,10 @@ impl Reader {
         let (sound, broken) = recover::blank_broken_statements(&text);
         let reader = Self {
             file,
+            lines: [0]
+                .into_iter()
+                .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+                .collect(),
             text,
             sound,
             broken: broken.iter().map(|broken| broken.lines.clone()).collect(),
@@ -191,11 +197,16 @@ impl Reader {
         let text = &self.text;
         let line = line_around(text, at.key.start);
         Place {
-            line: 1 + text[..line.start].matches('\n').count(),
+            line: self.line_number(line.start),
             column: 1 + text[line.start..at.key.start].chars().count(),
             span: at.wrong.clone(),
             excerpt: self.excerpt(at, &line),
         }
+    }
+
+    /// The line, from 1, that the byte at `offset` is in.
+    fn line_number(&self, offset: usize) -> usize {
+        self.lines.partition_point(|start| *start <= offset)
     }
 
     fn excerpt(&self, at: &At, line: &Range<usize>) -> Option<Excerpt> {
@@ -216,7 +227,7 @@ impl Reader {
             start..span.end.saturating_sub(first).clamp(start, text.len())
         };
         Some(Excerpt {
-            first_line: 1 + self.text[..first].matches('\n').count(),
+            first_line: self.line_number(first),
             wrong: inside(at.wrong.clone()),
             key: key.map(inside),
             text,
@@ -231,12 +242,8 @@ impl Reader {
         } = self.found.into_inner();
         for place in diagnostics.iter_mut().filter_map(|d| d.place.as_mut()) {
             let shown = place.excerpt.as_ref().map(|excerpt| {
-                let start = self
-                    .text
-                    .split_inclusive('\n')
-                    .take(excerpt.first_line - 1)
-                    .map(str::len)
-                    .sum::<usize>();
+                let start = self.lines.get(excerpt.first_line - 1).copied();
+                let start = start.unwrap_or(self.text.len());
                 start..start + excerpt.text.len()
             });
             let hidden = shown.is_some_and(|shown| {
