@@ -8,6 +8,7 @@ use toml::de::DeValue;
 use super::files::in_folder;
 use super::sections::{self, Draft};
 use super::{Config, DEFAULT_FILE, Join, Loaded};
+use crate::agent::dtls;
 use crate::agent::mqtt::{Address, Part};
 use crate::diagnostic::{Diagnostic, Reader, Severity};
 
@@ -199,6 +200,7 @@ impl Layers {
             }),
         ];
         let key_is_missing = failures[1].is_some();
+        let devices_key_is_missing = failures[2].is_some();
         for mut failure in failures.into_iter().flatten() {
             if sources.unreadable_secrets == Missing::Warning {
                 failure.severity = Severity::Warning;
@@ -206,6 +208,31 @@ impl Layers {
             self.diagnostics.push(*failure);
         }
         self.check_tls(sources, key_is_missing);
+        self.check_dtls(devices_key_is_missing);
+    }
+
+    /// Checks the files for DTLS with devices, each mistake where the file is named.
+    fn check_dtls(&mut self, key_is_missing: bool) {
+        let draft = &self.draft;
+        let mut devices = draft.config.devices.clone();
+        if key_is_missing {
+            // Said already; without the key its certificate cannot be checked.
+            devices.cert_file = None;
+        }
+        for problem in dtls::problems(&devices) {
+            let at = match problem.part {
+                Part::Authorities => &draft.devices_ca_file_at,
+                Part::Certificate => &draft.devices_cert_file_at,
+                Part::Key => &draft.devices_key_at,
+            };
+            self.diagnostics.extend(at.clone().map(|at| Diagnostic {
+                severity: Severity::Error,
+                code: "bad-certificate",
+                message: problem.message,
+                hint: problem.hint,
+                ..at
+            }));
+        }
     }
 
     /// Checks the files for TLS to the broker, each mistake where the file is named.

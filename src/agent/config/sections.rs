@@ -26,6 +26,10 @@ pub(super) struct Draft {
     pub(super) ca_file_at: Option<Diagnostic>,
     pub(super) cert_file_at: Option<Diagnostic>,
     pub(super) key_at: Option<Diagnostic>,
+    /// Where `devices.ca_file`, `cert_file` and `key` were set last.
+    pub(super) devices_ca_file_at: Option<Diagnostic>,
+    pub(super) devices_cert_file_at: Option<Diagnostic>,
+    pub(super) devices_key_at: Option<Diagnostic>,
     /// Where `devices.join` was set last.
     pub(super) join: Option<Diagnostic>,
 }
@@ -190,15 +194,25 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
     if let Some(item) = table.take("coaps") {
         set(&mut devices.coaps, scalar::addresses(&item));
     }
-    for (key, target) in [
-        ("cert_file", &mut devices.cert_file),
-        ("ca_file", &mut devices.ca_file),
+    for (key, target, at) in [
+        (
+            "cert_file",
+            &mut devices.cert_file,
+            &mut draft.devices_cert_file_at,
+        ),
+        (
+            "ca_file",
+            &mut devices.ca_file,
+            &mut draft.devices_ca_file_at,
+        ),
     ] {
         if let Some(item) = table.take(key) {
+            *at = Some(place(&item));
             *target = scalar::path(&item, "/etc/lwm2mqtt/ca.pem");
         }
     }
     if let Some(item) = table.take("key") {
+        draft.devices_key_at = Some(place(&item));
         draft.devices_key =
             SecretSource::read(&item, "lwm2mqtt.devices-key").or(draft.devices_key.take());
     }

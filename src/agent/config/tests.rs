@@ -1,5 +1,7 @@
 //! Loading a configuration.
 
+mod dtls;
+
 use std::fs;
 
 use super::*;
@@ -123,8 +125,13 @@ fn the_examples_of_the_generated_file_are_sound() {
         .collect();
     // Files that are named are read.
     let [authority, ours, _] = certificates();
-    for (named, content) in [("ca.pem", authority), ("gateway.pem", ours)] {
-        let path = folder.write(named, &content).display().to_string();
+    for (named, content) in [
+        ("ca.pem", &authority),
+        ("gateway.pem", &ours),
+        ("devices-ca.pem", &authority),
+        ("devices.pem", &ours),
+    ] {
+        let path = folder.write(named, content).display().to_string();
         sections = sections.replace(&format!("/etc/lwm2mqtt/{named}"), &path);
     }
     let file = folder.write("a.toml", &sections);

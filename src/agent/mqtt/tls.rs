@@ -68,7 +68,11 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(part: Part, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(in crate::agent) fn new(
+        part: Part,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self {
             part,
             unreadable: false,

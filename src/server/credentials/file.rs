@@ -293,7 +293,8 @@ impl Draft<'_, '_> {
     }
 }
 
-const CERTIFICATE_HINT: &str = "give a certificate as PEM (-----BEGIN CERTIFICATE-----) or DER";
+/// What helps whoever gave something else for a certificate.
+pub const CERTIFICATE_HINT: &str = "give a certificate as PEM (-----BEGIN CERTIFICATE-----) or DER";
 
 fn fetched(item: &Item<'_>, path: &str, fetch: &mut Fetch<'_>) -> Option<Vec<u8>> {
     match fetch(path) {

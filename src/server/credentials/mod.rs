@@ -26,7 +26,7 @@ use table::{Shared, Table, View};
 
 pub use authority::{Authority, Rule, certificates, fingerprint};
 pub use change::{Change, Content, File, Files, Placed, Refused, Stored};
-pub use file::{Fetch, Read, key_of_hex, read};
+pub use file::{CERTIFICATE_HINT, Fetch, Read, key_of_hex, read};
 pub use network::{Network, NetworkError};
 pub use record::{
     Conflict, ENDPOINT_MAX, Grant, IDENTITY_MAX, KEY_ADVISED, KEY_MAX, Lost, Mistake, Origin, Psk,
