@@ -47,6 +47,7 @@ pub struct Engines {
 }
 
 /// Our certificate and its key.
+#[cfg_attr(not(feature = "dtls"), expect(dead_code))]
 struct OwnCertificate {
     chain: Vec<u8>,
     key: Secret,

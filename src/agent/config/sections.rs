@@ -316,6 +316,13 @@ fn upstream_server(mut table: Table<'_>) -> Upstream {
             ("x509", Security::X509),
             ("none", Security::None),
         ]);
+        if choice == Some(Security::Rpk) {
+            item.warning(
+                "not-built",
+                "the DTLS engine of this program has no Raw Public Key",
+                "take \"psk\" or \"x509\"",
+            );
+        }
         set(&mut server.security, choice);
     }
     set_some(&mut table, "gw-12", "identity", &mut server.identity);

@@ -254,7 +254,8 @@ impl Server {
             .book
             .admit(now, Purpose::Bootstrap, identity, caller.source, endpoint);
         self.settle(now);
-        admitted.map_err(|denied| Refusal::new(denied.code, denied.reason))?;
+        // As of a registration: who is not let in does not learn who would be.
+        admitted.map_err(|denied| Refusal::untold(denied.code, denied.reason))?;
         let until = self.book.grant_until(now);
         let profiles = &self.settings.bootstrap_profiles;
         let Some(profile) = profiles.choose(endpoint, identity) else {

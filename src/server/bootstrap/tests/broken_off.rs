@@ -79,3 +79,20 @@ fn a_device_whose_key_could_not_be_stored_keeps_the_one_before() {
     assert!(matches!(rig.last(), News::Done { .. }));
     assert_ne!(rig.kept(), first);
 }
+
+#[test]
+fn who_is_not_let_in_is_not_told_who_would_be() {
+    let mut rig = Rig::with_window(KEYED);
+    rig.bootstrap(&["ep=stranger"]);
+    let News::Refused(refusal) = rig.last() else {
+        panic!("{:?}", rig.last());
+    };
+    assert!(refusal.detail.contains("has a credential"), "{refusal}");
+    let [answer] = &rig.device.responses[..] else {
+        panic!("{:?}", rig.device.responses);
+    };
+    assert_eq!(
+        (answer.code, &answer.payload[..]),
+        (Code::FORBIDDEN, &b""[..])
+    );
+}
