@@ -167,18 +167,22 @@ impl Local {
         }
     }
 
-    /// Keeps a change. What cannot be kept holds until the end of the process, and is said.
+    /// Keeps changes. What cannot be kept holds until the end of the process, and is said.
     ///
     /// # Errors
     ///
     /// Why it could not be kept.
-    pub fn store(&mut self, change: &Change) -> Result<(), String> {
+    pub fn store(&mut self, changes: &[Change]) -> Result<(), String> {
         let Some(store) = &mut self.store else {
             return Ok(());
         };
-        store.apply(change).map_err(|failure| {
+        store.apply_all(changes).map_err(|failure| {
             error!(
-                "a device's record could not be stored and is lost at the next start: {failure}"
+                "{} of devices could not be stored and will be lost at the next start: {failure}",
+                match changes.len() {
+                    1 => "one change".to_owned(),
+                    count => format!("{count} changes"),
+                }
             );
             self.failure = Some(failure.to_string());
             failure.to_string()

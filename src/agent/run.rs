@@ -16,6 +16,7 @@ use crate::agent::takeover::Takeover;
 use crate::agent::worker::Worker;
 use crate::gateway::{Event, Gateway, Input, Output, Setup, Severity};
 use crate::route::Route;
+use crate::server::credentials::Change;
 use crate::server::{Listener, Purpose};
 use crate::time::{Instant, Now, UnixTime};
 
@@ -232,28 +233,51 @@ impl Agent {
 
     /// Does what the core wants done; until when it then can wait.
     fn drain(&mut self) -> Option<tokio::time::Instant> {
+        // Those in a row are stored together, before what follows is done.
+        let mut changes = Vec::new();
         loop {
-            match self.gateway.poll() {
+            let output = match self.gateway.poll() {
+                Output::Store(change) => {
+                    changes.push(change);
+                    continue;
+                }
+                output => output,
+            };
+            let stored = self.store(std::mem::take(&mut changes));
+            match output {
                 Output::Datagram { route, bytes } => {
                     if let Err(error) = self.sockets.send(route, &bytes) {
                         tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
-                Output::Store(change) => {
-                    if let Err(why) = self.local.store(&change) {
-                        let input = Input::Unstored { change, why };
-                        self.gateway.handle(self.clock.now(), input);
-                    }
-                }
+                Output::Store(_) => {}
                 Output::Admin { id, reply } => self.local.answer(id, reply),
                 Output::Event(event) => log(&event),
                 Output::Work(work) => self.worker.run(work),
+                // What was not stored gave rise to more.
+                Output::Timeout(_) if !stored => {}
                 Output::Timeout(at) => {
                     self.publish();
                     return at.map(|at| self.clock.at(at));
                 }
             }
         }
+    }
+
+    /// Stores changes, and tells the core when that fails. Whether they are stored.
+    fn store(&mut self, changes: Vec<Change>) -> bool {
+        if changes.is_empty() {
+            return true;
+        }
+        let Err(why) = self.local.store(&changes) else {
+            return true;
+        };
+        for change in changes {
+            let why = why.clone();
+            let input = Input::Unstored { change, why };
+            self.gateway.handle(self.clock.now(), input);
+        }
+        false
     }
 
     /// Hands messages to the connection as long as it has room.

@@ -31,12 +31,21 @@ pub trait Store: Send {
     /// When it cannot be read or makes no sense.
     fn load(&self) -> Result<Stored, StoreError>;
 
-    /// Keeps one change. When this returns, it is on the disk.
+    /// Keeps all of these changes or none. When this returns, they are on the disk.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be written.
+    fn apply_all(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Keeps one change.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    fn apply(&mut self, change: &Change) -> Result<(), StoreError>;
+    fn apply(&mut self, change: &Change) -> Result<(), StoreError> {
+        self.apply_all(std::slice::from_ref(change))
+    }
 }
 
 /// Why a store cannot be used. Each is a sentence for the operator.
@@ -215,7 +224,19 @@ impl Store for Sqlite {
         Ok(Stored { records, grants })
     }
 
-    fn apply(&mut self, change: &Change) -> Result<(), StoreError> {
+    fn apply_all(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        // One wait for the disk: at the end of a join window many keys end at once.
+        let all = || -> rusqlite::Result<()> {
+            let transaction = self.connection.unchecked_transaction()?;
+            changes.iter().try_for_each(|change| self.write(change))?;
+            transaction.commit()
+        };
+        all().map_err(|source| self.failed(source))
+    }
+}
+
+impl Sqlite {
+    fn write(&self, change: &Change) -> rusqlite::Result<()> {
         let identity = |psk: &Option<Psk>| psk.as_ref().map(|psk| psk.identity.to_vec());
         let execute = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
             self.connection.prepare_cached(sql)?.execute(values)
@@ -250,7 +271,7 @@ impl Store for Sqlite {
                 params![&**endpoint],
             ),
         };
-        done.map(|_| ()).map_err(|source| self.failed(source))
+        done.map(|_| ())
     }
 }
 

@@ -175,3 +175,21 @@ fn a_page_that_was_overwritten_is_noticed() {
     let refusal = folder.refusal();
     assert!(refusal.contains("is damaged"), "{refusal}");
 }
+
+#[test]
+fn changes_of_one_moment_are_kept_together_or_not_at_all() {
+    let folder = Folder::new("together");
+    let mut store = folder.open().unwrap();
+    let put = |name| Change::Put(Arc::new(record(name)));
+    store
+        .connection
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON device WHEN NEW.name = 'bad' \
+             BEGIN SELECT RAISE(FAIL, 'no room'); END",
+        )
+        .unwrap();
+    assert!(store.apply_all(&[put("a"), put("bad")]).is_err());
+    assert!(store.load().unwrap().records.is_empty());
+    store.apply_all(&[put("a"), put("b")]).unwrap();
+    assert_eq!(store.load().unwrap().records.len(), 2);
+}
