@@ -15,6 +15,8 @@ use super::{Diagnostic, Excerpt, MAX_EXCERPT, Place, Severity};
 pub struct Reader {
     file: Arc<str>,
     text: String,
+    /// Where its lines end, in order: a file of ten thousand devices is asked for as many places.
+    line_feeds: Vec<usize>,
     /// The text without its broken statements: it parses, and spans hold for both.
     sound: String,
     broken: Vec<Range<usize>>,
@@ -62,9 +64,11 @@ impl Reader {
 
     fn read(file: Arc<str>, text: String, secret_keys: &[&str], located: bool) -> Self {
         let (sound, broken) = recover::blank_broken_statements(&text);
+        let line_feeds = text.match_indices('\n').map(|(at, _)| at).collect();
         let reader = Self {
             file,
             text,
+            line_feeds,
             sound,
             broken: broken.iter().map(|broken| broken.lines.clone()).collect(),
             located,
@@ -167,11 +171,16 @@ impl Reader {
         self.found.borrow_mut().secrets.push(span);
     }
 
+    /// The number of the line that has this byte, from 1.
+    fn line_number(&self, byte: usize) -> usize {
+        1 + self.line_feeds.partition_point(|feed| *feed < byte)
+    }
+
     fn place(&self, at: &At) -> Place {
         let text = &self.text;
         let line = line_around(text, at.key.start);
         Place {
-            line: 1 + text[..line.start].matches('\n').count(),
+            line: self.line_number(line.start),
             column: 1 + text[line.start..at.key.start].chars().count(),
             span: at.wrong.clone(),
             excerpt: self.excerpt(at, &line),
@@ -196,7 +205,7 @@ impl Reader {
             start..span.end.saturating_sub(first).clamp(start, text.len())
         };
         Some(Excerpt {
-            first_line: 1 + self.text[..first].matches('\n').count(),
+            first_line: self.line_number(first),
             wrong: inside(at.wrong.clone()),
             key: key.map(inside),
             text,
