@@ -157,7 +157,7 @@ fn check_devices(paths: &[PathBuf]) -> (usize, Vec<Diagnostic>) {
         files,
         mut diagnostics,
     } = read_files(paths, UnixTime::default());
-    let count = files.len();
+    let count = files.found.len();
     let mut book = Book::new(
         Policy::default(),
         credentials::Limits::default(),

@@ -58,6 +58,7 @@ enum Command {
     Simulate(simulate::Args),
     Device(device::Device),
     /// Show the running agent on one screen
+    #[command(after_help = "Examples:\n  lwm2mqtt status\n  lwm2mqtt status --json")]
     Status,
     /// Print files made from the program's own knowledge
     Generate {

@@ -26,7 +26,7 @@ use crate::agent::entropy;
 use crate::agent::log;
 use crate::agent::run::Agent;
 use crate::agent::setup;
-use crate::agent::simulate::fleet::{Fleet, Totals};
+use crate::agent::simulate::fleet::{Fleet, Names, Totals};
 use crate::agent::simulate::unless_unread;
 use crate::lwm2m::model::Version;
 use show::{Screen, Tally};
@@ -86,7 +86,7 @@ async fn demonstrate(args: Args, json: bool) -> anyhow::Result<()> {
         server,
         security: None,
         devices: args.devices,
-        prefix: "demo-".into(),
+        names: Names::Numbered("demo-".into()),
         lifetime: 60,
         interval: Duration::from_secs(2),
         version: Version::V1_1,

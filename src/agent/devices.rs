@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::agent::config::files::{files, read};
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::server::credentials::{self, File};
+use crate::server::credentials::{self, File, Files};
 use crate::time::UnixTime;
 
 /// How often it is looked whether a file has changed.
@@ -24,7 +24,7 @@ pub struct DeviceFiles {
 /// All files as they are now.
 pub struct Reading {
     /// What goes to the core.
-    pub files: Vec<File>,
+    pub files: Files,
     /// Every mistake in a file.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -68,7 +68,10 @@ impl DeviceFiles {
 pub fn read_files(paths: &[PathBuf], now: UnixTime) -> Reading {
     let mut diagnostics = Vec::new();
     let mut found = Vec::new();
-    for path in files(paths, "toml", &mut diagnostics) {
+    let listed = files(paths, "toml", &mut diagnostics);
+    // A folder that is there and cannot be read.
+    let partial = !diagnostics.is_empty();
+    for path in listed {
         let name = path.display().to_string();
         let content = read(&path, &mut diagnostics).and_then(|text| {
             let folder = path.parent().unwrap_or(Path::new(""));
@@ -97,7 +100,7 @@ pub fn read_files(paths: &[PathBuf], now: UnixTime) -> Reading {
         });
     }
     Reading {
-        files: found,
+        files: Files { found, partial },
         diagnostics,
     }
 }
@@ -167,17 +170,17 @@ mod tests {
         let folder = folder("change");
         let mut files = DeviceFiles::new(vec![folder.clone(), folder.join("absent")]);
         let now = UnixTime::default();
-        assert!(files.read(now).files.is_empty());
+        assert!(files.read(now).files.found.is_empty());
         assert!(files.read_changed(now).is_none());
         write(&folder.join("a.toml"), "[[device]]\nname = \"a\"\n", 0o600);
         write(&folder.join("a.txt"), "?", 0o600);
         let reading = files.read_changed(now).unwrap();
-        assert_eq!(reading.files.len(), 1);
+        assert_eq!(reading.files.found.len(), 1);
         assert!(files.read_changed(now).is_none());
         write(&folder.join("a.toml"), "[[device]]\nname = \"b\"\n", 0o600);
         assert!(files.read_changed(now).is_some());
         fs::remove_file(folder.join("a.toml")).unwrap();
-        assert!(files.read_changed(now).unwrap().files.is_empty());
+        assert!(files.read_changed(now).unwrap().files.found.is_empty());
     }
 
     #[test]
@@ -190,11 +193,11 @@ mod tests {
         let reading = read_files(std::slice::from_ref(&folder), UnixTime::default());
         assert_eq!(codes(&reading), ["unreadable"]);
         assert!(reading.diagnostics[0].message.contains("chmod 600"));
-        assert!(reading.files[0].content.is_none());
+        assert!(reading.files.found[0].content.is_none());
         write(&key, "000102030405060708090a0b0c0d0e0f\n", 0o640);
         let reading = read_files(std::slice::from_ref(&folder), UnixTime::default());
         assert_eq!(codes(&reading), [""; 0]);
-        assert!(reading.files[0].content.is_some());
+        assert!(reading.files.found[0].content.is_some());
         // A file with the keys themselves works, and it is said.
         let text = text.replace(
             "key_file = \"a.key\"",
@@ -203,6 +206,6 @@ mod tests {
         write(&folder.join("a.toml"), &text, 0o644);
         let reading = read_files(&[folder], UnixTime::default());
         assert_eq!(codes(&reading), ["open-file"]);
-        assert!(reading.files[0].content.is_some());
+        assert!(reading.files.found[0].content.is_some());
     }
 }

@@ -17,7 +17,7 @@ use crate::agent::devices::{self, DeviceFiles, Reading};
 use crate::agent::run::Clock;
 use crate::agent::store::{Sqlite, Store, StoreError};
 use crate::gateway::{Gateway, Input};
-use crate::server::credentials::{Change, Stored};
+use crate::server::credentials::{Change, File, Stored};
 use crate::time::Now;
 
 /// What the agent is to have; by default nothing.
@@ -159,15 +159,16 @@ impl Local {
                 gateway.handle(now, Input::Admin { id, request });
             }
             Event::Files(Reading { files, diagnostics }) => {
-                let count = files.len();
-                let sound = files.iter().filter(|file| file.content.is_some()).count();
+                let count = files.found.len();
+                let is_sound = |file: &&File| file.content.is_some();
+                let sound = files.found.iter().filter(is_sound).count();
                 let conflicts = gateway.replace_files(now, files);
                 for diagnostic in diagnostics.iter().chain(&conflicts) {
                     warn!("{diagnostic} ({})", diagnostic.hint);
                 }
                 if count > 0 {
                     info!(
-                        "read {count} files of devices, {} with mistakes",
+                        "files of devices read: {count}, with mistakes: {}",
                         count - sound
                     );
                 }

@@ -131,7 +131,7 @@ impl Agent {
         }
         local.take_files(clock.now(), &mut gateway);
         if let Some(engines) = &options.engines {
-            gateway.trust_always(clock.now(), engines.authorities());
+            gateway.trust(clock.now(), engines.authorities());
             gateway.set_engine(engines.engine(gateway.authorities())?);
         }
         let trusted = gateway.trusted();

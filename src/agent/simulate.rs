@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::agent::entropy;
 use crate::lwm2m::{ContentFormat, Version};
-use fleet::{Fleet, Totals};
+use fleet::{Fleet, Names, Totals};
 use tell::Teller;
 
 /// Port of `coap` (RFC 7252 §6.1).
@@ -38,7 +38,7 @@ const REPORTS: usize = 1024;
   lwm2mqtt simulate --server coap://127.0.0.1 --devices 3
   lwm2mqtt simulate --server coap://leshan.eclipseprojects.io --version 1.1 --format tlv
   lwm2mqtt simulate --server coap://[::1]:5683 --devices 2000 --lifetime 5m --for 1m --quiet
-  lwm2mqtt simulate --server coaps://127.0.0.1 --psk-key-file key.hex --endpoint-prefix meter-")]
+  lwm2mqtt simulate --server coaps://127.0.0.1 --psk-key-file key.hex --endpoint meter-7")]
 pub struct Args {
     /// The server to register with: coap://HOST[:PORT] or coaps://HOST[:PORT]
     #[arg(long, value_name = "URI", value_parser = Server::parse)]
@@ -54,6 +54,10 @@ pub struct Args {
     /// What endpoint names begin with; a number follows
     #[arg(long, value_name = "PREFIX", default_value = "sim-")]
     pub endpoint_prefix: String,
+
+    /// The endpoint name itself, of one device
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["endpoint_prefix", "devices"])]
+    pub endpoint: Option<String>,
 
     /// How long a registration lasts without an update
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
@@ -199,7 +203,10 @@ async fn simulate(args: Args, json: bool) -> anyhow::Result<()> {
         server: args.server.resolve().await?,
         security,
         devices: args.devices,
-        prefix: args.endpoint_prefix.clone(),
+        names: match &args.endpoint {
+            Some(name) => Names::Exact(name.clone()),
+            None => Names::Numbered(args.endpoint_prefix.clone()),
+        },
         lifetime: u32::try_from(args.lifetime.as_secs()).unwrap_or(u32::MAX),
         interval: args.interval,
         version: args.version,

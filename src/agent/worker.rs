@@ -1,9 +1,11 @@
 //! The thread for what takes milliseconds: handshakes with certificates.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
+use tracing::error;
 
 use crate::dtls::Work;
 
@@ -27,7 +29,11 @@ impl Worker {
             .name("handshakes".into())
             .spawn(move || {
                 while let Some(mut work) = waiting.blocking_recv() {
-                    work.run();
+                    // Work that does not come back keeps its place for good.
+                    let run = AssertUnwindSafe(|| work.run());
+                    if catch_unwind(run).is_err() {
+                        error!("a handshake step panicked; the handshake will time out");
+                    }
                     if finished.send(work).is_err() {
                         break;
                     }

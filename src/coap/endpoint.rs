@@ -207,7 +207,7 @@ pub enum Event {
 }
 
 /// What was dropped or repeated, by name. Each counts up from the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     /// Datagrams that are no message, or a message of a form that may not be.
     pub malformed: u64,

@@ -66,7 +66,7 @@ impl Limits {
 }
 
 /// What happened, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     /// Datagrams under 13 bytes, the least that a record has.
     pub short_datagrams: u64,
@@ -85,7 +85,8 @@ pub struct Counters {
     pub bad_hellos: u64,
     /// HelloVerifyRequests sent, which is hellos without good cookie.
     pub hello_verify_requests: u64,
-    /// Proven hellos of a session that has already been established, come late or replayed.
+    /// Proven hellos that a session has begun with which was heard of a moment ago: come late, or
+    /// replayed.
     pub late_hellos: u64,
     /// Handshakes begun, in both roles.
     pub handshakes_started: u64,

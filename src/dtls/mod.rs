@@ -113,6 +113,10 @@ pub trait Keys: Send + Sync {
     fn pins(&self, sha256: &[u8; 32]) -> bool;
 }
 
+/// The longest pre-shared key, in bytes. LwM2M allows 64 (Core 1.1 §E.1, /0/x/5); the library is
+/// built for 32, twice what its suites have use for.
+pub const LONGEST_PSK: usize = 32;
+
 /// What a client's session begins with.
 #[derive(Clone, Debug)]
 pub struct Connect {
@@ -130,7 +134,7 @@ pub enum Credential {
     Psk {
         /// At most 128 bytes.
         identity: Vec<u8>,
-        /// At most 64 bytes.
+        /// At most [`LONGEST_PSK`] bytes.
         key: Secret,
     },
     /// A certificate.

@@ -25,6 +25,7 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -44,6 +45,10 @@ use crate::timers::Timers;
 pub use crate::dtls::mux::saved::{Malformed, Saved};
 pub use crate::dtls::mux::session::SessionId;
 pub use crate::dtls::mux::work::Work;
+
+/// While a session has been heard of so recently, the hello that it began with is one that comes
+/// late. After that it is a client that restarted, with random numbers that repeat themselves.
+const LATE: Duration = Duration::from_secs(10);
 
 /// All sessions of a process. Bytes go in by [`receive`](Self::receive) and [`send`](Self::send),
 /// time by [`timeout`](Self::timeout); drain [`poll`](Self::poll) after each call.
@@ -270,7 +275,12 @@ impl Mux {
             self.counters.bad_hellos += 1;
             return;
         }
-        if live.is_some_and(|live| live.cookie == mark) {
+        let is_late = |session: &Session| {
+            let active = session.live().map(|live| live.active);
+            let is_recent = active.is_some_and(|active| now.instant.since(active) < LATE);
+            session.cookie == mark && is_recent
+        };
+        if live.is_some_and(is_late) {
             self.counters.late_hellos += 1;
             return;
         }
@@ -356,7 +366,7 @@ impl Mux {
     }
 
     /// Sends a datagram of the layer above. What is for a session that is not (any more)
-    /// established is counted and dropped.
+    /// established, or too long for one record of it, is counted and dropped.
     pub fn send(&mut self, session: SessionId, datagram: &[u8]) {
         let live = self.sessions.find(session).filter(|index| {
             let session = self.sessions.at(*index);
@@ -366,7 +376,16 @@ impl Mux {
             self.counters.unsendable += 1;
             return;
         };
-        self.drive(self.latest, index, None, |dtls| dtls.send(datagram));
+        let mut refused = false;
+        self.drive(self.latest, index, None, |dtls| match dtls.send(datagram) {
+            // Too long for this peer, and no harm done.
+            Err(Fatal::Unsupported(_)) => {
+                refused = true;
+                Ok(())
+            }
+            sent => sent,
+        });
+        self.counters.unsendable += u64::from(refused);
     }
 
     /// Says close_notify and forgets the session. No [`Output::Closed`] follows.
@@ -380,6 +399,19 @@ impl Mux {
                 self.part(index);
             }
             self.forget(index);
+        }
+    }
+
+    /// [`close`](Self::close)s every session whose peer is one of those. Looks at all sessions.
+    pub fn close_those(&mut self, are: impl Fn(&PeerIdentity) -> bool) {
+        let indices = self.sessions.indices();
+        let theirs = indices.into_iter().filter(|index| {
+            let live = self.sessions.at(*index).and_then(Session::live);
+            live.is_some_and(|live| are(&live.identity))
+        });
+        let theirs: Vec<_> = theirs.map(|index| self.sessions.id(index)).collect();
+        for session in theirs {
+            self.close(session);
         }
     }
 

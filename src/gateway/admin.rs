@@ -13,8 +13,9 @@ use self::book::{Arguments, Entry, Keys};
 use crate::gateway::command::Asker;
 use crate::gateway::device::State;
 use crate::gateway::publish::{Message, Properties, Publish};
-use crate::gateway::{Event, Gateway};
-use crate::server::credentials::{File, Join, Stored};
+use crate::gateway::{Event, Gateway, Purpose};
+use crate::server::bootstrap::no_trigger;
+use crate::server::credentials::{Authority, Files, Join, Stored};
 use crate::time::Now;
 
 /// The longest that a join window may be opened for.
@@ -89,14 +90,18 @@ impl Gateway {
 
     /// Takes the files of devices as they are now. The mistakes that only show between them are
     /// given back.
-    pub fn replace_files(
-        &mut self,
-        now: Now,
-        files: Vec<File>,
-    ) -> Vec<crate::diagnostic::Diagnostic> {
+    pub fn replace_files(&mut self, now: Now, files: Files) -> Vec<crate::diagnostic::Diagnostic> {
         let found = self.server.with_book(now, |book| book.replace_files(files));
         self.pump(now);
         found
+    }
+
+    /// The authorities of the configuration itself, whose devices may come in under any name of
+    /// their certificate.
+    pub fn trust(&mut self, now: Now, authorities: Vec<Authority>) {
+        self.server
+            .with_book(now, |book| book.trust_always(authorities));
+        self.pump(now);
     }
 
     /// Answers a request of the machine itself: a JSON object with the `verb` and its arguments.
@@ -277,15 +282,34 @@ impl Gateway {
         Ok(json!({ "seconds": seconds }))
     }
 
-    /// Makes a device bootstrap again.
-    fn start_bootstrap(&mut self, _now: Now, name: &str) -> Result<Json, AdminError> {
-        if self.server.book().find(name).is_none() {
-            return Err(unknown(name));
+    /// Makes a device bootstrap again, by name or endpoint. What becomes of it is told by events.
+    fn start_bootstrap(&mut self, now: Now, name: &str) -> Result<Json, AdminError> {
+        let record = self.server.book().find(name);
+        let endpoint = record
+            .as_ref()
+            .map_or(name, |record| record.endpoint.as_ref());
+        let Some(device) = self.server.device_of(endpoint) else {
+            return Err(match record {
+                Some(_) => AdminError::new(
+                    "offline",
+                    "the device has not registered here; it bootstraps by itself when it is switched on",
+                ),
+                None => unknown(name),
+            });
+        };
+        let Some(registration) = self.server.registration(device) else {
+            return Err(AdminError::new(
+                "offline",
+                "the device is not registered now; it bootstraps by itself when it cannot register",
+            ));
+        };
+        if let Some(reason) = no_trigger(registration) {
+            return Err(AdminError::new("unknown_command", reason));
         }
-        Err(AdminError::new(
-            "unknown_command",
-            "this version cannot make a device bootstrap; restart the device, or remove its keys there",
-        ))
+        let endpoint = endpoint.to_owned();
+        let operation = self.server.bootstrap(now, device);
+        self.purposes.insert(operation, Purpose::Bootstrap);
+        Ok(json!({ "endpoint": endpoint, "asked": true }))
     }
 
     /// What a person wants to see at one glance.
@@ -333,13 +357,20 @@ impl Gateway {
         })
     }
 
-    /// Whatever was dropped, refused or passed over, by name.
+    /// Whatever was counted, by name; what a layer counts begins with the layer's.
     fn named_counters(&self) -> BTreeMap<String, u64> {
-        let own = to_json(&self.counters);
-        let own = own.as_object().cloned().unwrap_or_default();
-        own.into_iter()
-            .filter_map(|(name, value)| Some((name, value.as_u64()?)))
-            .collect()
+        let layers = [
+            ("", to_json(&self.counters)),
+            ("coap_", to_json(&self.server.counters())),
+            ("dtls_", to_json(&self.server.dtls_counters())),
+            ("outbox_", to_json(self.outbox.counters())),
+        ];
+        let named = |(prefix, counters): &(&str, Json)| -> Vec<(String, u64)> {
+            let all = counters.as_object().into_iter().flatten();
+            all.filter_map(|(name, value)| Some((format!("{prefix}{name}"), value.as_u64()?)))
+                .collect()
+        };
+        layers.iter().flat_map(named).collect()
     }
 
     /// A request on `{base}/bridge/request/<verb>`.

@@ -289,7 +289,8 @@ pub enum Event {
     BootstrapFailed {
         /// Its endpoint name.
         endpoint: String,
-        /// Where: as in [`Event::BootstrapProgress`].
+        /// Where: as in [`Event::BootstrapProgress`], or `trigger` when the device was asked to
+        /// bootstrap and did not begin.
         step: String,
         /// Why.
         detail: String,
@@ -312,6 +313,9 @@ pub enum Event {
         endpoint: Option<String>,
         /// From where it came.
         address: String,
+        /// Who the handshake found it to be; absent without security.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        identity: Option<String>,
         /// The code that it got.
         code: String,
         /// Why.
@@ -408,22 +412,26 @@ impl fmt::Display for Event {
             Self::JoinWindowClosed => f.write_str("the join window is closed"),
             Self::BrokerDisconnected { detail } => write!(f, "no broker: {detail}"),
             Self::BootstrapStarted { endpoint, address, profile } => {
-                write!(f, "{endpoint}: bootstrapped from {address} by profile {profile}")
+                write!(f, "{}: bootstrapped from {address} by profile {profile}", endpoint.escape_debug())
             }
-            Self::BootstrapProgress { endpoint, step } => write!(f, "{endpoint}: bootstrap comes to {step}"),
+            Self::BootstrapProgress { endpoint, step } => write!(f, "{}: bootstrap comes to {step}", endpoint.escape_debug()),
             Self::BootstrapDone { endpoint, written, seconds, notes } => {
-                write!(f, "{endpoint}: bootstrap done, {written} written in {seconds} s")?;
+                write!(f, "{}: bootstrap done, {written} written in {seconds} s", endpoint.escape_debug())?;
                 notes.iter().try_for_each(|note| write!(f, "; {note}"))
             }
             Self::BootstrapFailed { endpoint, step, detail } => {
-                write!(f, "{endpoint}: bootstrap failed at {step}: {detail}")
+                write!(f, "{}: bootstrap failed at {step}: {detail}", endpoint.escape_debug())
             }
             Self::BootstrapPack { endpoint, address, profile, written } => {
-                write!(f, "{endpoint} at {address}: got profile {profile} as a pack of {written} instances")
+                write!(f, "{} at {address}: got profile {profile} as a pack of {written} instances", endpoint.escape_debug())
             }
-            Self::BootstrapRefused { endpoint, address, code, detail } => {
-                let endpoint = endpoint.as_deref().unwrap_or("a device without a name");
-                write!(f, "{endpoint} at {address}: bootstrap refused ({code}): {detail}")
+            Self::BootstrapRefused { endpoint, address, identity, code, detail } => {
+                let endpoint = endpoint.as_deref().unwrap_or("a device without a name").escape_debug();
+                write!(f, "{endpoint} at {address}")?;
+                if let Some(identity) = identity {
+                    write!(f, ", {identity}")?;
+                }
+                write!(f, ": bootstrap refused ({code}): {detail}")
             }
         }
     }

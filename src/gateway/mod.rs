@@ -255,6 +255,8 @@ enum Purpose {
     Setup,
     /// Somebody asked for it on MQTT.
     Command(CommandId),
+    /// To make the device bootstrap.
+    Bootstrap,
 }
 
 impl Gateway {
@@ -367,13 +369,6 @@ impl Gateway {
     /// A number that is another one when [`Gateway::authorities`] are others.
     pub fn trusted(&self) -> u64 {
         self.server.book().generation()
-    }
-
-    /// Trusts the authorities of the configuration itself.
-    pub fn trust_always(&mut self, now: Now, authorities: Vec<Authority>) {
-        self.server
-            .with_book(now, |book| book.trust_always(authorities));
-        self.pump(now);
     }
 
     /// Every secure session that another process can go on with, when this one stops for good.

@@ -87,6 +87,7 @@ impl Gateway {
                 self.finish_operation(now, command, id, &asked, result)
             }
             Some(Purpose::Setup) => self.finish_setup(now, operation, id, asked, result),
+            Some(Purpose::Bootstrap) => self.on_bootstrap_asked(now, id, result),
             None => {}
         }
     }

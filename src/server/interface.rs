@@ -1,7 +1,7 @@
 //! The registration interface: Register, Update, De-register, and what ends a registration
 //! (LwM2M Core 1.1 §6.2).
 
-use super::credentials::Purpose;
+use super::credentials::{Lost, Purpose};
 use super::*;
 
 impl Server {
@@ -137,14 +137,23 @@ impl Server {
         while let Some(change) = self.book.poll_change() {
             self.outputs.push_back(Output::Store(change));
         }
+        let mut all_lost = BTreeSet::new();
         while let Some(event) = self.book.poll_event() {
             match event {
-                credentials::Event::Ended { endpoint, removed } => {
+                credentials::Event::Ended {
+                    endpoint,
+                    removed,
+                    lost,
+                } => {
                     self.end_endpoint(now, &endpoint, removed);
+                    all_lost.extend(lost);
                 }
                 credentials::Event::Joined(endpoint) => self.emit(Event::Joined(endpoint)),
                 credentials::Event::WindowClosed => self.emit(Event::WindowClosed),
             }
+        }
+        if let Some(mux) = self.mux.as_mut().filter(|_| !all_lost.is_empty()) {
+            mux.close_those(|peer| Lost::of(peer).is_some_and(|lost| all_lost.contains(&lost)));
         }
     }
 
@@ -153,16 +162,8 @@ impl Server {
         let Some(device) = self.device_of(endpoint) else {
             return;
         };
-        let registration = self.registration(device);
-        let session = registration.and_then(|registration| match registration.peer {
-            Peer::Session(number) => Some(SessionId(number)),
-            Peer::Route(_) => None,
-        });
-        let registered = registration.is_some();
+        let registered = self.registration(device).is_some();
         self.end_registration(now, device);
-        if let (Some(session), Some(mux)) = (session, &mut self.mux) {
-            mux.close(session);
-        }
         if registered || removed {
             self.emit(Event::Revoked { device, removed });
         }

@@ -50,7 +50,7 @@ impl Home {
         let coap = free.local_addr().unwrap().port();
         let text = format!(
             "[store]\npath = {:?}\n[admin]\nsocket = {:?}\n[mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\nadmin = \"all\"\n\
-             [devices]\ncoap = [\"127.0.0.1:{coap}\"]\nfiles = [{:?}]\n{devices}\n\
+             [devices]\ncoap = [\"127.0.0.1:{coap}\"]\ncoaps = []\nfiles = [{:?}]\n{devices}\n\
              [mappings]\npaths = []\n[models]\npaths = []\n[log]\nlevel = \"trace\"\n",
             folder.join("store"),
             folder.join("admin.sock"),
@@ -387,7 +387,7 @@ fn files_of_devices_are_taken_without_a_restart() {
     fs::remove_file(home.folder.join("devices.d/20.toml")).unwrap();
     home.wait(|| home.names() == ["m1"]);
     // SIGHUP reads everything again, and ends nothing.
-    let read = || home.log().matches("read 1 files of devices").count();
+    let read = || home.log().matches("files of devices read: 1").count();
     let before = read();
     let pid = rustix::process::Pid::from_child(&agent.0);
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();

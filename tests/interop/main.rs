@@ -23,6 +23,7 @@ mod raw;
 mod relay;
 mod secure;
 mod table;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -70,6 +71,8 @@ pub(crate) enum Need {
     LeshanServer,
     NodeDtlsClient,
     Program(&'static str),
+    /// Nothing but mosquitto, which every case needs.
+    Nothing,
 }
 
 impl Need {
@@ -80,6 +83,7 @@ impl Need {
             Need::LeshanServer => "leshan-2's server",
             Need::NodeDtlsClient => "node-dtls-client",
             Need::Program(name) => name,
+            Need::Nothing => "nothing",
         }
     }
 
@@ -91,6 +95,7 @@ impl Need {
             Need::LeshanServer => peers::leshan_server().map(drop),
             Need::NodeDtlsClient => peers::node_dtls_client().map(drop),
             Need::Program(name) => peers::program(&[name]).map(drop),
+            Need::Nothing => Ok(()),
         }
     }
 }
@@ -182,6 +187,13 @@ fn cases() -> Vec<Case> {
         );
     }
     cases.extend(secure::cases());
+    for scheme in ["mqtts", "wss"] {
+        add(
+            format!("tls {scheme}"),
+            Need::Nothing,
+            Box::new(move |stage| tls::mosquitto(stage, scheme)),
+        );
+    }
     cases
 }
 

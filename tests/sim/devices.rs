@@ -370,7 +370,7 @@ fn a_hostile_peer_does_not_flood_the_events() {
         .iter()
         .filter(|event| event["type"] == "registration_refused");
     let said = complaints.count() as u64;
-    assert!((100..200).contains(&said), "{said}");
+    assert!((5..10).contains(&said), "{said}");
     let counters = rig.gateway.counters();
     assert_eq!(
         (counters.refused, counters.events_suppressed),

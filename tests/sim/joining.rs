@@ -92,6 +92,11 @@ fn a_window_lets_strangers_in_while_it_is_open_and_they_stay() {
     ));
     assert!(matches!(&rig.stored[..], [Change::Put(record)] if &*record.endpoint == "dev1"));
     let status = rig.administer(&json!({ "verb": "status" }));
+    let counters = &status["result"]["counters"];
+    assert_eq!(
+        (&counters["refused"], &counters["coap_malformed"]),
+        (&json!(1), &json!(0))
+    );
     assert_eq!(
         status["result"]["join"],
         json!({ "policy": "window", "window": 57 })
@@ -220,11 +225,10 @@ fn a_device_list_tells_who_is_there_and_shows_no_key() {
 #[test]
 fn mqtt_may_do_what_the_configuration_says_and_never_sees_a_key() {
     let with = |admin| {
-        let policy = Policy {
-            join: Join::Window,
-            ..Policy::default()
-        };
-        Rig::with(Plan::unmapped("lwm2mqtt"), policy, admin)
+        Rig::with(Plan::unmapped("lwm2mqtt"), |settings| {
+            settings.server.policy.join = Join::Window;
+            settings.admin = admin;
+        })
     };
     let ask = |rig: &mut Rig, verb: &str, payload: &str| {
         rig.ask(&format!("lwm2mqtt/bridge/request/{verb}"), payload);
@@ -302,6 +306,24 @@ fn an_answer_goes_where_the_asker_says_but_not_into_the_gateways_own_tree() {
     assert_eq!(rig.broker.messages(stolen), [Json::Null; 0]);
     let answers = rig.broker.messages("lwm2mqtt/bridge/response/status");
     assert_eq!(answers[0]["error"]["kind"], "parse");
+}
+
+#[test]
+fn without_a_store_nothing_is_promised_that_would_have_to_be_kept() {
+    let mut rig = Rig::with(Plan::unmapped("lwm2mqtt"), |settings| {
+        settings.has_store = false;
+    });
+    for request in [
+        json!({ "verb": "device/approve", "endpoint": "dev1" }),
+        json!({ "verb": "permit_join", "seconds": 60 }),
+    ] {
+        let refused = rig.administer(&request);
+        let detail = refused["error"]["detail"].as_str().unwrap();
+        assert!(detail.contains("without a store"), "{detail}");
+    }
+    let status = rig.administer(&json!({ "verb": "status" }));
+    let warnings = status["result"]["warnings"].to_string();
+    assert!(warnings.contains("there is no store") && warnings.contains("join is"));
 }
 
 #[test]

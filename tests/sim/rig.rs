@@ -109,7 +109,9 @@ impl Rig {
 
     /// A gateway that may be joined as `policy` says.
     pub fn with_policy(policy: Policy) -> Self {
-        Self::with(Plan::unmapped("lwm2mqtt"), policy, AdminAccess::All)
+        Self::with(Plan::unmapped("lwm2mqtt"), |settings| {
+            settings.server.policy = policy;
+        })
     }
 
     /// A gateway that everybody may join, with mappings.
@@ -129,12 +131,9 @@ impl Rig {
         Self::with_setup(plan, |setup| setup.settings.replies = replies)
     }
 
-    /// A gateway with what an operator decides about joining and administration.
-    pub fn with(plan: Plan, policy: Policy, admin: AdminAccess) -> Self {
-        Self::with_setup(plan, |setup| {
-            setup.settings.server.policy = policy;
-            setup.settings.admin = admin;
-        })
+    /// The same, changed by `decide`.
+    pub fn with(plan: Plan, decide: impl FnOnce(&mut Settings)) -> Self {
+        Self::with_setup(plan, |setup| decide(&mut setup.settings))
     }
 
     /// A gateway that everybody may join, with all that `adjust` changes.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::layers::Missing;
-use super::secret::read_bytes;
+use crate::agent::devices::{fetch, fetch_secret};
 use crate::diagnostic::Severity;
 use crate::secret::Secret;
 use crate::server::bootstrap::{Attachment, Attachments};
@@ -28,7 +28,8 @@ impl AttachmentFiles {
 impl Attachments for AttachmentFiles {
     fn read(&self, attachment: Attachment<'_>) -> Result<Secret, String> {
         let path = match attachment {
-            Attachment::File(path) => PathBuf::from(path),
+            Attachment::Certificate(path) => return fetch(Path::new(path)).map(Secret::new),
+            Attachment::Key(path) => PathBuf::from(path),
             // One file name, as systemd has it.
             Attachment::Credential(name) if name.starts_with('.') || name.contains(['/', '\0']) => {
                 return Err(format!("`{name}` names no credential"));
@@ -42,7 +43,7 @@ impl Attachments for AttachmentFiles {
                 }
             },
         };
-        read_bytes(&path).map(Secret::new)
+        fetch_secret(&path).map(Secret::new)
     }
 
     fn unreadable(&self) -> Severity {

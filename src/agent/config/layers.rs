@@ -289,7 +289,6 @@ impl Layers {
                 "no device can reach the gateway: [devices] coap and coaps are empty",
                 "write `coaps = [\"[::]:5684\"]` under [devices]; to try it on this host, `coap = [\"127.0.0.1:5683\"]`",
             ));
-            return;
         }
         if devices.join == Join::Open
             && let Some(place) = join.take()
@@ -297,7 +296,7 @@ impl Layers {
             self.diagnostics.push(Diagnostic {
                 severity: Severity::Warning,
                 code: "open-join",
-                message: "anyone who can send a datagram to the gateway may register, under any name that has no credential".to_owned(),
+                message: "anyone whom the transport lets in may register, under any name that has no credential".to_owned(),
                 hint: "let only a trusted network reach the addresses in `coap`, with `coap_from`"
                     .to_owned(),
                 ..place

@@ -46,7 +46,7 @@ pub struct Config {
     pub store: Store,
     /// `[admin]`
     pub admin: Admin,
-    /// `[homeassistant]`; not built.
+    /// `[homeassistant]`; only the prefix has a meaning.
     pub homeassistant: HomeAssistant,
     /// `[log]`
     pub log: Log,

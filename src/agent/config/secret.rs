@@ -122,20 +122,13 @@ fn credential_name(item: &Item<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The content of a file.
-pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+/// The content of a file without the line end that editors leave.
+fn read(path: &Path) -> Result<Secret, String> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| format!("{shown}: {error}"))?;
     if bytes.len() > MAX_SECRET {
         return Err(format!("{shown} has more than {MAX_SECRET} bytes"));
     }
-    Ok(bytes)
-}
-
-/// The content of a file without the line end that editors leave.
-fn read(path: &Path) -> Result<Secret, String> {
-    let shown = path.display();
-    let bytes = read_bytes(path)?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not text"))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let text = text.strip_suffix('\r').unwrap_or(text);

@@ -547,3 +547,27 @@ fn a_key_of_a_credential_that_is_not_here_is_a_warning_to_check_only() {
         }
     }
 }
+
+#[test]
+fn reply_topics_are_topic_filters() {
+    let folder = Folder::new("filters");
+    let found = found_in(
+        &folder,
+        "reply_topics = [\"app/+/in\", \"tools/#\", \"#\"]\n",
+    );
+    assert_eq!(found, []);
+    for filter in ["", "a+/b", "a/#/b", "#a", "$SYS/#", "a\\u0001"] {
+        let found = found_in(&folder, &format!("reply_topics = [\"{filter}\"]\n"));
+        assert_eq!(found.len(), 1, "{filter}");
+        assert_eq!(found[0].code, "bad-topic", "{filter}");
+    }
+    let file = folder.write(
+        "main.toml",
+        "[mqtt]\nreply_topics = [\"app/#\"]\n[homeassistant]\nprefix = \"ha\"\n",
+    );
+    let loaded = Config::load_from(&sources(Some(file), &[]));
+    assert_eq!(codes(&loaded), [""; 0]);
+    let config = loaded.config.unwrap();
+    assert_eq!(config.mqtt.reply_topics, ["app/#"]);
+    assert_eq!(config.homeassistant.prefix, "ha");
+}

@@ -9,6 +9,9 @@
 //!
 //! Bytes are written when `event` is called next: once for all that was published in between.
 //!
+//! The way there is TCP, TLS or WebSocket ([`Transport`]); what stands in it and is wrong is told in
+//! a sentence with [`Event::Disconnected`] (docs/decisions/0007-tls-to-the-broker.md).
+//!
 //! Of the library rumqttc its packet types and their encoding are used, and not its event loop;
 //! docs/decisions/0002-mqtt-client.md has the measurements.
 

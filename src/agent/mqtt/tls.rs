@@ -383,3 +383,36 @@ impl ResolvesClientCert for Identity {
         self.ours.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_key_is_said_whatever_is_wrong_with_it() {
+        let authority = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let name = format!("lwm2mqtt-tls-{}.pem", std::process::id());
+        let cert_file = std::env::temp_dir().join(name);
+        std::fs::write(&cert_file, authority.cert.pem()).unwrap();
+        for pem in [
+            "hunter2",
+            "-----BEGIN PRIVATE KEY-----\nhunter2!\n-----END PRIVATE KEY-----\n",
+            "-----BEGIN PRIVATE KEY-----\nhunter2=\n",
+            "-----BEGIN PRIVATE KEY\nhunter2=\n-----END PRIVATE KEY-----\n",
+            "-----BEGIN PRIVATE KEY-----\nhunter2=\n-----END PRIVATE KEY-----\n",
+            "-----BEGIN hunter2-----\nhunter2=\n-----END hunter2-----\n",
+        ] {
+            let tls = Tls {
+                ca_file: None,
+                cert_file: Some(cert_file.clone()),
+                key: Some(Key::Literal(Secret::new(pem))),
+            };
+            let problems = tls.problems();
+            assert_eq!(problems.len(), 1, "{pem}");
+            let reason = tls.client().err().unwrap();
+            let said = format!("{tls:?}{problems:?}{reason}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        std::fs::remove_file(&cert_file).unwrap();
+    }
+}

@@ -42,8 +42,7 @@ pub(in crate::agent) struct Fleet {
     /// How the devices secure what they send; `None` for not at all.
     pub(in crate::agent) security: Option<Security>,
     pub(in crate::agent) devices: u32,
-    /// Endpoint names are this and a number.
-    pub(in crate::agent) prefix: String,
+    pub(in crate::agent) names: Names,
     /// In seconds.
     pub(in crate::agent) lifetime: u32,
     /// Between two values of a sensor, on average.
@@ -56,6 +55,15 @@ pub(in crate::agent) struct Fleet {
     pub(in crate::agent) queue_mode: Option<Duration>,
     /// The same seed gives the same values.
     pub(in crate::agent) seed: u64,
+}
+
+/// The devices' endpoint names.
+#[derive(Clone, Debug)]
+pub(in crate::agent) enum Names {
+    /// This and a number.
+    Numbered(String),
+    /// This, for one device.
+    Exact(String),
 }
 
 /// Something a device saw.
@@ -90,8 +98,13 @@ pub(in crate::agent) struct Totals {
 impl Fleet {
     /// The endpoint name of a device, with as many digits as the last one needs.
     pub(in crate::agent) fn endpoint_name(&self, device: u32) -> String {
-        let width = self.devices.saturating_sub(1).to_string().len();
-        format!("{}{device:0width$}", self.prefix)
+        match &self.names {
+            Names::Exact(name) => name.clone(),
+            Names::Numbered(prefix) => {
+                let width = self.devices.saturating_sub(1).to_string().len();
+                format!("{prefix}{device:0width$}")
+            }
+        }
     }
 
     /// Runs the devices until `stop` turns true and they have de-registered.

@@ -4,11 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::dtls::{Connect, Credential, ServerTrust};
+use crate::dtls::{Connect, Credential, LONGEST_PSK, ServerTrust};
 use crate::secret::Secret;
-
-/// The longest key (LwM2M Core 1.1 §E.1, /0/x/5).
-const KEY_MAX: usize = 64;
 
 /// What a `coaps` server needs to know of the devices.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -116,8 +113,8 @@ impl Credentials {
         let key = from_hex(text.trim())
             .context("a key is written in hexadecimal, an even number of digits")?;
         ensure!(
-            (1..=KEY_MAX).contains(&key.len()),
-            "a key has 1 to {KEY_MAX} bytes"
+            (1..=LONGEST_PSK).contains(&key.len()),
+            "a key has 1 to {LONGEST_PSK} bytes"
         );
         Ok(Some(Secret::new(key)))
     }

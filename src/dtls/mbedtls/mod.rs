@@ -28,6 +28,8 @@ use crate::time::Now;
 /// LwM2M's own keys have 16 (RFC 7925 §4.2).
 pub const LONGEST_KEY: usize = ffi::LONGEST_KEY;
 
+const _: () = assert!(LONGEST_KEY >= crate::dtls::LONGEST_PSK);
+
 /// The first and the last time to wait before a flight is sent again, doubled in between: given up
 /// after 1 + 2 + 4 + 8 + 16 s.
 ///

@@ -69,7 +69,7 @@ pub struct Refusal {
 }
 
 /// What became of the messages since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     /// Taken by [`Outbox::push`].
     pub accepted: u64,

@@ -36,6 +36,7 @@ use trigger::Trigger;
 pub use profile::{AccessRule, Account, Instance, Key, OwnAccount, Profile, Profiles, Security};
 pub use read::{Attachment, Attachments, Compiled};
 pub use run::Step;
+pub use trigger::no_trigger;
 
 /// The length of a generated key in bytes: AES-128 has no use for more.
 const KEY_LEN: usize = 16;
@@ -107,8 +108,8 @@ struct Active {
     /// When the key that it hands out ends.
     key_expires: Option<UnixTime>,
     exchange: Option<ExchangeId>,
-    /// The key that the device had, if it was given another one in this run.
-    replaced: Option<Arc<Grant>>,
+    /// What the device had for a key, once it was given another one in this run.
+    replaced: Option<Option<Arc<Grant>>>,
     run: Run,
 }
 
@@ -305,7 +306,7 @@ impl Server {
             if let Some(exchange) = older.exchange {
                 self.endpoint.abandon(exchange);
             }
-            self.give_back(now, older.replaced);
+            self.give_back(now, &older.endpoint, older.replaced);
             let detail = "the device began anew".to_owned();
             let step = older.run.step();
             self.tell(
@@ -368,8 +369,10 @@ impl Server {
         let silent = result.is_err() && before == Step::Finish;
         let (book, rng, replaced) = (&mut self.book, &mut self.rng, &mut active.replaced);
         let mut issue = |identity: &[u8]| {
-            *replaced = book.grant_of(&endpoint);
-            issue(now, book, rng, &endpoint, identity, expires)
+            let before = book.grant_of(&endpoint);
+            let key = issue(now, book, rng, &endpoint, identity, expires)?;
+            *replaced = Some(before);
+            Ok(key)
         };
         let progress = active.run.answered(now, result, &self.models, &mut issue);
         let (peer, reached) = (active.peer, active.run.step());
@@ -384,9 +387,10 @@ impl Server {
             }
             Progress::Done => self.end_run(now, id, Ok(())),
             Progress::Failed(detail) => {
-                if !silent && let Some(active) = self.bootstrap.runs.get_mut(&id) {
-                    let replaced = active.replaced.take();
-                    self.give_back(now, replaced);
+                if !silent {
+                    let active = self.bootstrap.runs.get_mut(&id);
+                    let replaced = active.and_then(|active| active.replaced.take());
+                    self.give_back(now, &endpoint, replaced);
                 }
                 self.end_run(now, id, Err(detail));
             }
@@ -394,16 +398,19 @@ impl Server {
         None
     }
 
-    /// The device goes back to the key that it had before the run.
-    fn give_back(&mut self, now: Now, replaced: Option<Arc<Grant>>) {
-        let Some(grant) = replaced else {
-            return;
-        };
-        // It was good before, so it is now.
-        let endpoint = &grant.endpoint;
-        let _ = self
-            .book
-            .grant(now, endpoint, grant.psk.clone(), grant.expires);
+    /// The device goes back to the key that it had before the run, or to having none.
+    fn give_back(&mut self, now: Now, endpoint: &Arc<str>, replaced: Option<Option<Arc<Grant>>>) {
+        match replaced {
+            None => {}
+            Some(None) => {
+                self.book.revoke(endpoint);
+            }
+            Some(Some(grant)) => {
+                // It was good before, so it is now.
+                let (psk, expires) = (grant.psk.clone(), grant.expires);
+                let _ = self.book.grant(now, endpoint, psk, expires);
+            }
+        }
         self.settle(now);
     }
 

@@ -14,6 +14,7 @@ use crate::lwm2m::link;
 use crate::lwm2m::model::{Models, Version};
 use crate::lwm2m::{ContentFormat, Level, Path};
 use crate::secret::Secret;
+use crate::server::credentials::IDENTITY_MAX;
 use crate::server::formats::Formats;
 use crate::server::operation::{OperationError, decode_values, segments};
 use crate::time::Now;
@@ -379,7 +380,7 @@ pub(super) fn issue_key(
         } => identity.as_bytes(),
         _ => endpoint.as_bytes(),
     };
-    if identity.len() > super::read::IDENTITY_MAX {
+    if identity.len() > IDENTITY_MAX {
         return Err(format!(
             "the endpoint name of {} bytes is too long for a PSK identity; give the account an \
              `identity` in a profile for this device",

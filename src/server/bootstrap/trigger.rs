@@ -8,7 +8,9 @@ use super::profile::SERVER;
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::{Id, Path};
 use crate::lwm2m::{Record, Value};
-use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId, Server};
+use crate::server::{
+    Answer, DeviceId, Operation, OperationError, OperationId, Registration, Server,
+};
 use crate::time::Now;
 
 /// Bootstrap-Request Trigger.
@@ -37,20 +39,16 @@ impl Server {
             let objects = &registration.objects.objects;
             let servers = objects.iter().find(|object| object.id == SERVER);
             let instances = servers.map_or(&[][..], |object| &object.instances[..]);
-            (registration.version, instances.to_vec())
+            (no_trigger(registration), instances.to_vec())
         });
-        let Some((version, instances)) = known else {
+        let Some((no_trigger, instances)) = known else {
             return self.operate(now, device, execute(0));
         };
         let fallback = instances.first().copied().unwrap_or(0);
-        if version < Version::V1_1 {
+        if let Some(reason) = no_trigger {
             self.operations += 1;
             let id = OperationId(self.operations);
-            let error = OperationError::NotOffered(
-                "the device speaks LwM2M 1.0, which has no Bootstrap-Request Trigger (/1/x/9); \
-                 let it bootstrap by itself, for instance by a reset"
-                    .to_owned(),
-            );
+            let error = OperationError::NotOffered(reason.to_owned());
             self.complete(id, device, execute(fallback), Err(error));
             return id;
         }
@@ -104,6 +102,14 @@ impl Server {
         }
         true
     }
+}
+
+/// Why a device cannot be told to bootstrap; `None` when it can.
+pub fn no_trigger(registration: &Registration) -> Option<&'static str> {
+    (registration.version < Version::V1_1).then_some(
+        "the device speaks LwM2M 1.0, which has no Bootstrap-Request Trigger (/1/x/9); let it \
+         bootstrap by itself, for instance by a reset",
+    )
 }
 
 fn execute(instance: Id) -> Operation {

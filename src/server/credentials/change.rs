@@ -1,9 +1,10 @@
 //! Changing the [`Book`]: what the operator adds and removes, what files hold, what the join window
 //! and the bootstrap server do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::record::{Conflict, Grant, Mistake, Origin, Psk, Record, check_endpoint};
+use super::record::{Conflict, Grant, Lost, Mistake, Origin, Psk, Record, check_endpoint};
 use super::{Admitted, Authority, Book, Denied, Event};
 use crate::coap::Code;
 use crate::diagnostic::Diagnostic;
@@ -30,6 +31,16 @@ pub struct Stored {
     pub records: Vec<Record>,
     /// Keys given by the bootstrap server.
     pub grants: Vec<Grant>,
+}
+
+/// All files of devices.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Those that were found, in the order in which they count.
+    pub found: Vec<File>,
+    /// Whether it was not possible to look everywhere, so that one which was not found may still be
+    /// there.
+    pub partial: bool,
 }
 
 /// What one file of devices holds.
@@ -118,7 +129,7 @@ impl Book {
         self.changes.push_back(Change::Put(record.clone()));
         // Whoever is registered under this name now did not prove anything, and may not go on.
         if record.has_credential() {
-            self.end(record.endpoint.clone(), false);
+            self.end(record.endpoint.clone(), false, Vec::new());
         }
         Ok(record)
     }
@@ -159,13 +170,18 @@ impl Book {
                 None => return Err(Refused::Unknown(name.to_owned())),
             },
         };
-        self.revoke(&endpoint);
-        self.end(endpoint.clone(), true);
+        let mut lost: Vec<Lost> = record.iter().flat_map(|record| record.lost()).collect();
+        lost.extend(self.revoke(&endpoint));
+        self.end(endpoint.clone(), true, lost);
         Ok(endpoint)
     }
 
-    fn end(&mut self, endpoint: Arc<str>, removed: bool) {
-        self.events.push_back(Event::Ended { endpoint, removed });
+    fn end(&mut self, endpoint: Arc<str>, removed: bool, lost: Vec<Lost>) {
+        self.events.push_back(Event::Ended {
+            endpoint,
+            removed,
+            lost,
+        });
     }
 
     /// Lets an endpoint in: without security, or for good with the key that it was granted until
@@ -295,13 +311,12 @@ impl Book {
         }
     }
 
-    fn revoke(&mut self, endpoint: &Arc<str>) -> bool {
+    /// Takes back a granted key; what was lost, if there was one.
+    pub(in crate::server) fn revoke(&mut self, endpoint: &Arc<str>) -> Option<Lost> {
         self.forget_expiry(endpoint);
-        let removed = self.shared.write().remove_grant(endpoint).is_some();
-        if removed {
-            self.changes.push_back(Change::Revoke(endpoint.clone()));
-        }
-        removed
+        let removed = self.shared.write().remove_grant(endpoint)?;
+        self.changes.push_back(Change::Revoke(endpoint.clone()));
+        Some(Lost::Psk(removed.psk.identity.clone()))
     }
 
     /// Ends the granted keys whose time is over.
@@ -312,8 +327,8 @@ impl Book {
             .filter(|(at, _)| *at <= now.unix)
             .cloned()
         {
-            self.revoke(&endpoint);
-            self.end(endpoint, false);
+            let lost = self.revoke(&endpoint).into_iter().collect();
+            self.end(endpoint, false, lost);
         }
         self.plan_expiry(now);
     }
@@ -333,8 +348,15 @@ impl Book {
     ///
     /// A file with a record that conflicts with the store or a file before it changes nothing: what
     /// it held stays, and the mistakes are given back.
-    pub fn replace_files(&mut self, files: Vec<File>) -> Vec<Diagnostic> {
+    pub fn replace_files(&mut self, files: Files) -> Vec<Diagnostic> {
         let before = self.records();
+        let Files {
+            found: mut files,
+            partial,
+        } = files;
+        if partial {
+            files.extend(self.files_beside(&before, &files));
+        }
         let mut diagnostics = Vec::new();
         let mut authorities = Vec::new();
         let mut ended = Vec::new();
@@ -402,21 +424,40 @@ impl Book {
                     .by_endpoint(&record.endpoint)
                     .is_some_and(|now| !now.differs(record));
                 if !stays {
-                    ended.push(record.endpoint.clone());
+                    ended.push((record.endpoint.clone(), record.lost()));
                 }
             }
             *table = fresh;
         }
-        for endpoint in ended {
+        for (endpoint, mut lost) in ended {
             // Who loses the record loses the key that was granted because of it.
             let removed = self.record_of(&endpoint).is_none();
             if removed {
-                self.revoke(&endpoint);
+                lost.extend(self.revoke(&endpoint));
             }
-            self.end(endpoint, removed);
+            self.end(endpoint, removed, lost);
         }
         self.trust(authorities, |origin| matches!(origin, Origin::File(_)));
         diagnostics
+    }
+
+    /// The files that hold something now and are not among these, to be left as they are.
+    fn files_beside(&self, records: &[Arc<Record>], files: &[File]) -> Vec<File> {
+        let of_records = records.iter().map(|record| &record.origin);
+        let of_authorities = self.authorities.iter().map(|authority| &authority.origin);
+        let names: BTreeSet<&Arc<str>> = of_records
+            .chain(of_authorities)
+            .filter_map(|origin| match origin {
+                Origin::File(name) => Some(name),
+                Origin::Store => None,
+            })
+            .filter(|name| files.iter().all(|file| file.name != **name))
+            .collect();
+        let kept = |name: &Arc<str>| File {
+            name: name.clone(),
+            content: None,
+        };
+        names.into_iter().map(kept).collect()
     }
 
     /// The authorities of the configuration itself, in the place of those that it named before.

@@ -25,11 +25,11 @@ use crate::time::{Instant, Now, UnixTime};
 use table::{Shared, Table, View};
 
 pub use authority::{Authority, Rule, certificates, fingerprint};
-pub use change::{Change, Content, File, Placed, Refused, Stored};
+pub use change::{Change, Content, File, Files, Placed, Refused, Stored};
 pub use file::{Fetch, Read, key_of_hex, read};
 pub use network::{Network, NetworkError};
 pub use record::{
-    Conflict, ENDPOINT_MAX, Grant, IDENTITY_MAX, KEY_ADVISED, KEY_MAX, Mistake, Origin, Psk,
+    Conflict, ENDPOINT_MAX, Grant, IDENTITY_MAX, KEY_ADVISED, KEY_MAX, Lost, Mistake, Origin, Psk,
     Record, Taken,
 };
 
@@ -126,6 +126,9 @@ pub enum Event {
         endpoint: Arc<str>,
         /// Whether the operator removed the device, so that nothing is to be kept of it.
         removed: bool,
+        /// What it could prove itself with until now: sessions that did are to be closed, whether
+        /// the endpoint is registered or not.
+        lost: Vec<Lost>,
     },
     /// The join window approved an endpoint.
     Joined(Arc<str>),

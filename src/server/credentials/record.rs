@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::dtls::Printable;
+use super::authority::fingerprint;
+use crate::dtls::{PeerIdentity, Printable};
 use crate::name::objection;
 use crate::secret::Secret;
 use crate::time::UnixTime;
@@ -12,7 +13,7 @@ pub const ENDPOINT_MAX: usize = 255;
 /// The longest PSK identity, in bytes (LwM2M Core 1.1 §E.1, RFC 4279 §5.3).
 pub const IDENTITY_MAX: usize = 128;
 /// The longest PSK, in bytes (RFC 4279 §5.3).
-pub const KEY_MAX: usize = 64;
+pub const KEY_MAX: usize = crate::dtls::LONGEST_PSK;
 /// A PSK below this many bytes can be guessed from one recorded handshake.
 pub const KEY_ADVISED: usize = 16;
 
@@ -108,21 +109,27 @@ impl Record {
         self.psk.is_some() || self.bootstrap_psk.is_some() || self.certificate.is_some()
     }
 
-    /// Whether the device has other credentials than in `earlier`, another endpoint or name.
+    /// Whether the device has other credentials than in `earlier`, or is another endpoint.
     pub(super) fn differs(&self, earlier: &Self) -> bool {
         (
-            &self.name,
             &self.endpoint,
             &self.psk,
             &self.bootstrap_psk,
             &self.certificate,
         ) != (
-            &earlier.name,
             &earlier.endpoint,
             &earlier.psk,
             &earlier.bootstrap_psk,
             &earlier.certificate,
         )
+    }
+
+    /// What the device can prove itself with, when that is not valid any more.
+    pub(super) fn lost(&self) -> Vec<Lost> {
+        let psks = [&self.psk, &self.bootstrap_psk].into_iter().flatten();
+        psks.map(|psk| Lost::Psk(psk.identity.clone()))
+            .chain(self.certificate.map(Lost::Certificate))
+            .collect()
     }
 
     /// Whether it can be stored at all.
@@ -189,6 +196,26 @@ pub struct Grant {
     pub expires: Option<UnixTime>,
     /// When it was given.
     pub added: UnixTime,
+}
+
+/// A credential that is not valid any more.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lost {
+    /// The key of this PSK identity.
+    Psk(Arc<[u8]>),
+    /// The certificate with this SHA-256.
+    Certificate([u8; 32]),
+}
+
+impl Lost {
+    /// What let a session with this peer in, if a record can have it.
+    pub fn of(peer: &PeerIdentity) -> Option<Self> {
+        match peer {
+            PeerIdentity::Psk(identity) => Some(Self::Psk(identity.as_slice().into())),
+            PeerIdentity::X509 { leaf, .. } => Some(Self::Certificate(fingerprint(leaf))),
+            PeerIdentity::RawPublicKey(_) => None,
+        }
+    }
 }
 
 /// Why a record cannot be stored as it is.

@@ -67,11 +67,18 @@ fn events(book: &mut Book) -> Vec<Event> {
     std::iter::from_fn(|| book.poll_event()).collect()
 }
 
-fn ended(endpoint: &str, removed: bool) -> Event {
+fn ended(endpoint: &str, removed: bool, lost: &[&str]) -> Event {
+    let psk = |identity: &&str| Lost::Psk(identity.as_bytes().into());
     Event::Ended {
         endpoint: endpoint.into(),
         removed,
+        lost: lost.iter().map(psk).collect(),
     }
+}
+
+fn replace(book: &mut Book, found: Vec<File>) -> Vec<Diagnostic> {
+    let partial = false;
+    book.replace_files(Files { found, partial })
 }
 
 fn file(name: &str, records: Vec<Record>) -> File {
@@ -321,11 +328,11 @@ fn lengths_are_those_that_a_device_can_have() {
     let with = |identity: usize, key: usize| {
         Psk::new(vec![b'i'; identity], Secret::new(vec![1; key])).check()
     };
-    assert_eq!(with(128, 64), Ok(()));
+    assert_eq!(with(128, 32), Ok(()));
     assert_eq!(with(1, 8), Ok(()));
     assert_eq!(with(129, 16), Err(Mistake::LongIdentity));
     assert_eq!(with(0, 16), Err(Mistake::NoIdentity));
-    assert_eq!(with(1, 65), Err(Mistake::LongKey));
+    assert_eq!(with(1, 33), Err(Mistake::LongKey));
     assert_eq!(with(1, 0), Err(Mistake::NoKey));
     assert!(Psk::new(*b"id1", Secret::new(vec![1; 8])).is_weak());
 }
@@ -349,7 +356,10 @@ fn keys_are_those_of_the_moment_and_of_their_server() {
     assert!(management.psk(b"id1").is_none() && bootstrap.psk(b"bs1").is_none());
     assert_eq!(
         events(&mut book),
-        [ended("sec1", false), ended("sec1", true)]
+        [
+            ended("sec1", false, &[]),
+            ended("sec1", true, &["id1", "bs1"])
+        ]
     );
     assert!(matches!(book.remove("sec1"), Err(Refused::Unknown(_))));
 }
@@ -418,7 +428,7 @@ fn a_key_given_without_security_ends_with_the_window_unless_it_is_approved() {
     book.timeout(later);
     let keys = book.keys(Purpose::Management);
     assert!(keys.psk(b"gen1").is_none() && keys.psk(b"gen2").is_some());
-    assert!(events(&mut book).contains(&ended("dev1", false)));
+    assert!(events(&mut book).contains(&ended("dev1", false, &["gen1"])));
     assert_eq!(book.next_timeout(), None);
 }
 
@@ -442,23 +452,38 @@ fn what_ended_while_the_gateway_was_off_does_not_come_back() {
 }
 
 #[test]
+fn a_lost_credential_is_recognised_in_the_sessions_that_it_let_in() {
+    assert_eq!(Lost::of(&is("id1")), Some(Lost::Psk(b"id1"[..].into())));
+    assert_eq!(
+        Lost::of(&certificate(b"leaf", &[], None)),
+        Some(Lost::Certificate(fingerprint(b"leaf")))
+    );
+}
+
+#[test]
 fn files_are_taken_as_they_are_now() {
     let mut book = book(Join::Known);
     book.add(record("sec0", "id0")).unwrap();
-    let found = book.replace_files(vec![
-        file("a", vec![record("sec1", "id1"), record("sec2", "id2")]),
-        file("b", vec![record("sec3", "id3")]),
-    ]);
+    let found = replace(
+        &mut book,
+        vec![
+            file("a", vec![record("sec1", "id1"), record("sec2", "id2")]),
+            file("b", vec![record("sec3", "id3")]),
+        ],
+    );
     assert_eq!(found, []);
     assert_eq!(book.len(), 4);
     changes(&mut book);
     events(&mut book);
     assert!(matches!(book.remove("sec1"), Err(Refused::InFile(..))));
     // One moves to another file, one gets another key, one is gone.
-    let found = book.replace_files(vec![
-        file("a", vec![record("sec3", "id3"), record("sec2", "new2")]),
-        file("b", vec![]),
-    ]);
+    let found = replace(
+        &mut book,
+        vec![
+            file("a", vec![record("sec3", "id3"), record("sec2", "new2")]),
+            file("b", vec![]),
+        ],
+    );
     assert_eq!(found, []);
     let keys = book.keys(Purpose::Management);
     assert!(keys.psk(b"id1").is_none() && keys.psk(b"id2").is_none());
@@ -467,7 +492,10 @@ fn files_are_taken_as_they_are_now() {
     );
     assert_eq!(
         events(&mut book),
-        [ended("sec1", true), ended("sec2", false)]
+        [
+            ended("sec1", true, &["id1"]),
+            ended("sec2", false, &["id2"])
+        ]
     );
     assert_eq!(changes(&mut book), []);
 }
@@ -476,12 +504,15 @@ fn files_are_taken_as_they_are_now() {
 fn a_file_with_a_conflict_leaves_what_it_held() {
     let mut book = book(Join::Known);
     book.add(record("sec0", "id0")).unwrap();
-    book.replace_files(vec![file("a", vec![record("sec1", "id1")])]);
+    replace(&mut book, vec![file("a", vec![record("sec1", "id1")])]);
     events(&mut book);
-    let found = book.replace_files(vec![
-        file("a", vec![record("sec2", "id2"), record("sec0", "id3")]),
-        file("b", vec![record("sec4", "id4")]),
-    ]);
+    let found = replace(
+        &mut book,
+        vec![
+            file("a", vec![record("sec2", "id2"), record("sec0", "id3")]),
+            file("b", vec![record("sec4", "id4")]),
+        ],
+    );
     assert_eq!(found.len(), 1);
     assert_eq!(
         (&*found[0].file, found[0].hint.as_str()),
@@ -503,9 +534,26 @@ fn a_file_with_a_conflict_leaves_what_it_held() {
         name: "a".into(),
         content: None,
     };
-    book.replace_files(vec![unreadable]);
-    assert_eq!(events(&mut book), [ended("sec4", true)]);
+    replace(&mut book, vec![unreadable]);
+    assert_eq!(events(&mut book), [ended("sec4", true, &["id4"])]);
     assert!(book.keys(Purpose::Management).psk(b"id1").is_some());
+}
+
+#[test]
+fn a_folder_that_cannot_be_looked_into_puts_nobody_out() {
+    let mut book = book(Join::Known);
+    let both = vec![
+        file("a", vec![record("sec1", "id1")]),
+        file("b", vec![record("sec2", "id2")]),
+    ];
+    replace(&mut book, both);
+    let found = vec![file("b", vec![record("sec2", "new2")])];
+    book.replace_files(Files {
+        found,
+        partial: true,
+    });
+    assert_eq!(events(&mut book), [ended("sec2", false, &["id2"])]);
+    assert_eq!(book.len(), 2);
 }
 
 #[test]

@@ -32,7 +32,8 @@ impl Drop for Moment {
     }
 }
 
-/// Makes [`at`] the clock of Mbed TLS. Before the first certificate is looked at.
+/// Makes [`at`] the clock of Mbed TLS, and its tables: what is set once for the process, before
+/// anything else of the library is used.
 pub(super) fn install() {
     static INSTALLED: Once = Once::new();
     static CLOCK: ThreadClock = ThreadClock;
@@ -43,6 +44,12 @@ pub(super) fn install() {
         unsafe {
             hook_wall_clock(Some(&CLOCK));
             hook_timer(Some(&CLOCK));
+        }
+        // SAFETY: each fills a static table at its first call, which is this one, and gives its
+        // address. Later calls, of whatever thread, find it filled.
+        unsafe {
+            mbedtls_rs_sys::mbedtls_ssl_list_ciphersuites();
+            mbedtls_rs_sys::mbedtls_ecp_grp_id_list();
         }
     });
 }

@@ -97,8 +97,12 @@ unsafe impl Send for Config {}
 // which reads the group and the scalar. The group has a cache, the comb table `grp->T`, which
 // `ecp_mul_comb` writes when it is missing; for P-256 and P-384 it is a constant of the library
 // (MBEDTLS_ECP_FIXED_POINT_OPTIM is 1 and `ecp_curves.c` sets `T`, so `ecp.c` never gets to the
-// line that writes it). So two threads may do handshakes with one Config, a worker those with
-// certificates and the main thread all others, without MBEDTLS_THREADING_C.
+// line that writes it). Of the library's static variables, AES tables are constants
+// (MBEDTLS_AES_ROM_TABLES), the lists of suites and curves are filled by `clock::install`, and what
+// is left are three counters of operations on curves (`add_count`, `dbl_count`, `mul_count` in `ecp.c`): they
+// are incremented by whatever thread works on a curve, without order, and read by the library's
+// self-test alone, which we do not run. So two threads may do handshakes with one Config, a worker
+// those with certificates and the main thread all others, without MBEDTLS_THREADING_C.
 unsafe impl Sync for Config {}
 
 impl Config {

@@ -153,7 +153,10 @@ impl Fuzz {
     fn open(&mut self, mut pair: Pair) {
         self.counts.open += 1;
         pair.run();
-        pair.assert_works();
+        // Until data has come, the server keeps what it needs to repeat its last flight.
+        if self.rng.random() {
+            pair.assert_works();
+        }
         let mut said = Vec::new();
         for count in 0..self.rng.random_range(1..40u8) {
             // Each is said once in this session, so that each can be heard but once.

@@ -13,7 +13,7 @@ use crate as program;
 #[test]
 fn changed_datagrams_harm_neither_end() {
     let mut fuzz = fuzz::Fuzz::new(7);
-    for _ in 0..700 {
+    for _ in 0..500 {
         fuzz.round(12);
     }
     let counts = &fuzz.counts;

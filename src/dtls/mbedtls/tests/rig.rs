@@ -149,7 +149,8 @@ pub fn with_cookie(client: &mut End, now: Now, cookie: &[u8]) -> Vec<u8> {
     client.take().remove(0)
 }
 
-pub const COOKIE: &[u8] = b"a cookie that the front door gave";
+/// 32 bytes at most: more were not allowed in DTLS 1.0 (RFC 4347 §4.2.1), and GnuTLS refuses them.
+pub const COOKIE: &[u8] = b"a cookie that the door gave";
 
 /// Both ends of a handshake, or of a session.
 pub struct Pair {
@@ -214,6 +215,32 @@ impl Pair {
                 end.tick(self.now);
             }
         }
+    }
+
+    /// Lets the two talk until both are established, while one datagram, by its number, is lost.
+    /// Returns how many there were, and the seconds that it took.
+    pub fn run_losing(&mut self, lost: usize) -> (usize, u32) {
+        let (mut count, mut seconds) = (0, 0);
+        while self.client.identity.is_none() || self.server.identity.is_none() {
+            let (up, down) = (self.client.take(), self.server.take());
+            if up.is_empty() && down.is_empty() {
+                self.pass(Duration::from_secs(1));
+                seconds += 1;
+            }
+            let mut arrives = || {
+                count += 1;
+                count - 1 != lost
+            };
+            for datagram in up.iter().filter(|_| arrives()) {
+                self.server.feed(self.now, datagram);
+            }
+            for datagram in down.iter().filter(|_| arrives()) {
+                self.client.feed(self.now, datagram);
+            }
+            assert!(seconds < 4, "datagram {lost} was not sent again");
+        }
+        self.run();
+        (count, seconds)
     }
 
     /// Both are established, and data goes both ways.

@@ -101,6 +101,26 @@ fn both_ends_prove_their_certificates_in_every_suite() {
 }
 
 #[test]
+fn whichever_datagram_of_a_handshake_with_certificates_is_lost_it_is_sent_again() {
+    let world = world();
+    let connect = world.device().client(world.trust());
+    let mut lost = 0;
+    loop {
+        let client = world.engine.connect(today(), &connect).unwrap();
+        let mut pair = Pair::begin(today(), &world.engine, client, ring(), b"");
+        let (count, seconds) = pair.run_losing(lost);
+        pair.assert_works();
+        if lost == count {
+            assert_eq!(seconds, 0);
+            break;
+        }
+        assert!(seconds > 0, "datagram {lost} of {count}");
+        lost += 1;
+    }
+    assert!(lost >= 4, "{lost}");
+}
+
+#[test]
 fn the_names_of_a_certificate_are_its_common_name_then_dns_names_and_uris() {
     let world = world();
     let device = world.authority.certify(&Wish {

@@ -20,6 +20,11 @@ mod spoofed {
 }
 
 #[test]
+fn a_session_in_the_clients_role_bears_spoofed_datagrams_too() {
+    super::spoofed::leave_the_clients_end_working(&engines);
+}
+
+#[test]
 fn a_client_comes_in_moves_reboots_and_goes() {
     let mut rig = Rig::new(&engines);
     let (client, session) = rig.established(&engines, 1);

@@ -110,6 +110,25 @@ fn a_hello_that_comes_again_after_the_handshake_begins_nothing() {
 }
 
 #[test]
+fn a_client_whose_random_numbers_repeat_after_a_reboot_is_served_all_the_same() {
+    let mut rig = Rig::new(&plain);
+    let (client, old) = rig.established(&plain, 1);
+    rig.assert_works(client, old);
+    let hello = rig.to_server[0].1.clone();
+    rig.clients.pop();
+    rig.to_server.clear();
+    // Too soon to tell from a late one: it has to repeat it.
+    rig.join(&plain, 1, credential("device-1"));
+    assert_eq!(rig.to_server[0].1, hello);
+    assert!(!rig.clients[0].established);
+    rig.pass(Duration::from_secs(20));
+    assert!(rig.clients[0].established);
+    let new = rig.last_established();
+    assert!(rig.has_closed(old));
+    rig.assert_works(0, new);
+}
+
+#[test]
 fn a_client_that_begins_anew_in_the_middle_replaces_its_own_handshake() {
     let mut rig = Rig::new(&plain);
     begin_again(&mut rig, &plain, 2);

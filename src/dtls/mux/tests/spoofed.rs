@@ -96,6 +96,62 @@ pub(crate) fn leaves_a_live_session_working(make: MakeEngines<'_>, kind: Kind) {
     assert!(rig.told.is_empty(), "{kind:?} later: {:?}", rig.told);
 }
 
+#[test]
+fn a_session_in_the_clients_role_bears_them_too() {
+    for make in [plain, without_cid, strict] {
+        leave_the_clients_end_working(&make);
+    }
+}
+
+/// The same at the other end: what seems to come from the server.
+pub(crate) fn leave_the_clients_end_working(make: MakeEngines<'_>) {
+    let mut rig = Rig::new(make);
+    let client = rig.join_with_cid(make, 1, credential("device-1"), &[1]);
+    let session = rig.last_established();
+    rig.assert_works(client, session);
+    let seen: Vec<Vec<u8>> = rig.from_server.iter().map(|(_, at)| at.clone()).collect();
+    let kinds = [
+        Kind::TooShort,
+        Kind::RandomBytes,
+        Kind::HelloWithoutCookie,
+        Kind::UnprotectedAlert,
+        Kind::HelloRequest,
+        Kind::ChangeCipherSpec,
+        Kind::UnprotectedHandshake,
+        Kind::UnprotectedApplication,
+        Kind::ForgedRecord,
+    ];
+    let mut all: Vec<_> = kinds
+        .into_iter()
+        .flat_map(|kind| datagrams(&mut rig, client, kind))
+        .chain(seen.iter().cloned())
+        .collect();
+    let mut changed = seen.last().unwrap().clone();
+    changed[10] = changed[10].wrapping_add(100);
+    all.push(changed);
+    let server = Route {
+        listener: 0,
+        address: server_address(),
+    };
+    let elsewhere = Route {
+        listener: 0,
+        address: address(66),
+    };
+    for route in [server, elsewhere] {
+        for datagram in &all {
+            rig.clients[client].mux.receive(rig.now, route, datagram);
+        }
+        rig.settle();
+        assert!(!rig.clients[client].closed);
+        assert!(rig.clients[client].received.is_empty());
+        assert_eq!(
+            rig.clients[client].mux.route(rig.clients[client].session),
+            Some(server)
+        );
+        rig.assert_works(client, session);
+    }
+}
+
 /// Spoofed datagrams, given all that was sent so far.
 fn datagrams(rig: &mut Rig, client: usize, kind: Kind) -> Vec<Vec<u8>> {
     let seen: Vec<Vec<u8>> = rig.to_server.iter().map(|(_, at)| at.clone()).collect();

@@ -1,11 +1,12 @@
 //! `[[server]]`: server accounts (LwM2M Core 1.1 §E.1, §E.2).
 
-use super::{Attachment, IDENTITY_MAX, Scope, seconds, secret, short_server_id};
+use super::{Attachment, Scope, seconds, secret, short_server_id};
 use crate::diagnostic::{At, Item, Reader, Table};
 use crate::lwm2m::path::Id;
 use crate::lwm2m::value::Value;
 use crate::secret::Secret;
 use crate::server::bootstrap::profile::{Account, Key, Security, Selector};
+use crate::server::credentials::{IDENTITY_MAX, certificates};
 
 /// The longest LwM2M Server URI, in bytes (/0/x/0).
 const URI_MAX: usize = 255;
@@ -324,7 +325,7 @@ fn read_x509(
             "name the certificate that the device is to expect of the server (PEM or DER)",
         );
     }
-    let server = server.and_then(|item| attached_der(&item, scope, "CERTIFICATE"));
+    let server = server.and_then(|item| certificate_of(&item, scope));
     let own = match (certificate, key) {
         (None, None) => Some(None),
         (Some(certificate), Some(key)) => {
@@ -335,7 +336,7 @@ fn read_x509(
                     "match one endpoint without `*`, or let the devices use what they were made with",
                 );
             }
-            let certificate = attached_der(&certificate, scope, "CERTIFICATE");
+            let certificate = certificate_of(&certificate, scope);
             let key = private_key(&key, scope);
             certificate.zip(key).map(Some)
         }
@@ -355,15 +356,16 @@ fn read_x509(
     })
 }
 
-fn attached_der(item: &Item<'_>, scope: Scope<'_>, label: &str) -> Option<Vec<u8>> {
+/// The first certificate of a file.
+fn certificate_of(item: &Item<'_>, scope: Scope<'_>) -> Option<Vec<u8>> {
     let file = item.text("/etc/lwm2mqtt/server.pem")?;
-    let content = secret::attached(item, scope, Attachment::File(file))?;
-    match secret::der(content.expose(), label) {
-        Ok(der) => Some(der),
+    let content = secret::attached(item, scope, Attachment::Certificate(file))?;
+    match certificates(content.expose()) {
+        Ok(found) => found.into_iter().next(),
         Err(reason) => {
             item.error(
                 "bad-certificate",
-                format!("{file} cannot be used: {reason}"),
+                format!("{file} {reason}"),
                 "name a file with one certificate, PEM or DER",
             );
             None
@@ -373,8 +375,8 @@ fn attached_der(item: &Item<'_>, scope: Scope<'_>, label: &str) -> Option<Vec<u8
 
 fn private_key(item: &Item<'_>, scope: Scope<'_>) -> Option<Secret> {
     let content = secret::text(item, scope, "{ file = \"/etc/lwm2mqtt/device.key\" }")?;
-    match secret::der(content.expose(), "PRIVATE KEY") {
-        Ok(der) => Some(Secret::new(der)),
+    match secret::private_key(content.expose()) {
+        Ok(der) => Some(der),
         Err(reason) => {
             item.reader().error(
                 "bad-key",

@@ -15,17 +15,16 @@ use crate::lwm2m::path::{Id, Path};
 use crate::name_pattern::NamePattern;
 use crate::secret::Secret;
 
-/// The longest PSK identity, in bytes (LwM2M Core 1.1 §E.1.1).
-pub(super) const IDENTITY_MAX: usize = 128;
-
 /// Keys whose values are never shown.
 const SECRET_KEYS: [&str; 1] = ["key"];
 
 /// Where a key or a certificate stands that is not in the profile itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachment<'a> {
-    /// A file.
-    File(&'a str),
+    /// A file with a key.
+    Key(&'a str),
+    /// A file with a certificate.
+    Certificate(&'a str),
     /// A credential of the service, `$CREDENTIALS_DIRECTORY/NAME`.
     Credential(&'a str),
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Scope, secret::from_hex};
+use super::Scope;
 use crate::diagnostic::{At, Item, Reader, Table};
 use crate::lwm2m::model::{ObjectModel, ResourceModel};
 use crate::lwm2m::path::{Level, Path};
 use crate::lwm2m::value::{DataType, Record, Value};
 use crate::server::bootstrap::profile::{ACCESS, Instance, SERVER};
+use crate::server::credentials::key_of_hex;
 
 /// Reads one.
 pub(super) fn read<'a>(
@@ -203,8 +204,8 @@ fn value(item: &Item<'_>, resource: &ResourceModel<'_>, data_type: DataType) -> 
         DataType::ObjectLink => Value::String(text("66:0")?.to_owned()),
         DataType::Opaque => {
             let digits = text("c0ffee")?;
-            match from_hex(digits) {
-                Some(bytes) => Value::Opaque(bytes),
+            match key_of_hex(digits.as_bytes()) {
+                Some(bytes) => Value::Opaque(bytes.expose().to_vec()),
                 None => Value::String(digits.to_owned()),
             }
         }

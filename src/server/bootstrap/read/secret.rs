@@ -2,10 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 
 use super::{Attachment, Scope};
 use crate::diagnostic::{Item, Severity};
 use crate::secret::Secret;
+use crate::server::credentials::{KEY_ADVISED, KEY_MAX, key_of_hex};
 
 /// A `key` that is no word of its own: hexadecimal digits, `{ file = "…" }` or
 /// `{ credential = "…" }`, as it stands there.
@@ -27,7 +29,7 @@ pub(super) fn text(item: &Item<'_>, scope: Scope<'_>, example: &str) -> Option<S
     let credential = table.take("credential");
     table.finish();
     match (file, credential) {
-        (Some(file), None) => attached(item, scope, Attachment::File(file.text("/etc/key")?)),
+        (Some(file), None) => attached(item, scope, Attachment::Key(file.text("/etc/key")?)),
         (None, Some(credential)) => {
             let name = credential.text("lwm2mqtt.key")?;
             attached(item, scope, Attachment::Credential(name))
@@ -54,7 +56,9 @@ pub(super) fn attached(
         Err(error) => error,
     };
     let hint = match attachment {
-        Attachment::File(_) => "check the path and who may read it".to_owned(),
+        Attachment::Key(_) | Attachment::Certificate(_) => {
+            "check the path and who may read it".to_owned()
+        }
         Attachment::Credential(name) => {
             format!("pass it to the service: `LoadCredential={name}:PATH` in its unit")
         }
@@ -72,16 +76,10 @@ pub(super) fn attached(
     None
 }
 
-/// The key in hexadecimal digits, 1 to 64 bytes of it (LwM2M Core 1.1 §E.1.1).
+/// The key in hexadecimal digits.
 pub(super) fn psk(item: &Item<'_>, scope: Scope<'_>) -> Option<Secret> {
-    const LONGEST: usize = 64;
-    const SHORT: usize = 16;
     let digits = text(item, scope, "{ file = \"/etc/lwm2mqtt/server.psk\" }")?;
-    let key = std::str::from_utf8(digits.expose())
-        .ok()
-        .and_then(|digits| from_hex(digits.trim()))
-        .map(Secret::new);
-    let Some(key) = key.filter(|key| !key.expose().is_empty()) else {
+    let Some(key) = key_of_hex(digits.expose()).filter(|key| !key.expose().is_empty()) else {
         item.reader().error(
             "bad-key",
             &item.at_key(),
@@ -91,69 +89,55 @@ pub(super) fn psk(item: &Item<'_>, scope: Scope<'_>) -> Option<Secret> {
         return None;
     };
     let len = key.expose().len();
-    if len > LONGEST {
+    if len > KEY_MAX {
         item.reader().error(
             "long-key",
             &item.at_key(),
             format!("a key of {len} bytes is longer than a device has room for"),
-            format!("a key has at most {LONGEST} bytes; 16 are as good"),
+            format!("a key has at most {KEY_MAX} bytes; {KEY_ADVISED} are as good"),
         );
         return None;
     }
-    if len < SHORT {
+    if len < KEY_ADVISED {
         item.reader().warning(
             "short-key",
             &item.at_key(),
             format!("a key of {len} bytes can be guessed"),
-            format!("use {SHORT} random bytes"),
+            format!("use {KEY_ADVISED} random bytes"),
         );
     }
     Some(key)
 }
 
-/// Bytes of pairs of hexadecimal digits.
-pub(super) fn from_hex(digits: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let pairs = digits.as_bytes().chunks(2);
-    pairs
-        .map(|pair| match *pair {
-            [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
-            _ => None,
-        })
-        .collect()
-}
-
-/// The DER of a PEM text with this label, or what is DER already.
+/// The DER of a private key: of PKCS #8 in PEM (RFC 7468 §10), or what is DER already.
 ///
 /// # Errors
 ///
-/// What stands there instead, in words.
-pub(super) fn der(content: &[u8], label: &str) -> Result<Vec<u8>, String> {
-    // A SEQUENCE of more than 127 bytes (ITU-T X.690): what a certificate or key begins with.
-    if let [0x30, 0x81..=0x83, ..] | [0x30, 0x2e..=0x7f, ..] = content {
-        return Ok(content.to_vec());
+/// What stands there instead, in words that show nothing of it.
+pub(super) fn private_key(content: &[u8]) -> Result<Secret, &'static str> {
+    const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+    const END: &str = "-----END PRIVATE KEY-----";
+    // A SEQUENCE (ITU-T X.690), which no text begins with but by chance.
+    if let [0x30, 0x81..=0x83, ..] = content {
+        return Ok(Secret::new(content));
     }
-    let text = std::str::from_utf8(content).map_err(|_| "it is neither PEM nor DER".to_owned())?;
-    let begin = format!("-----BEGIN {label}-----");
-    let end = format!("-----END {label}-----");
+    let text = std::str::from_utf8(content).map_err(|_| "it is neither PEM nor DER")?;
     let body = text
-        .split_once(&begin)
-        .and_then(|(_, rest)| rest.split_once(&end))
+        .split_once(BEGIN)
+        .and_then(|(_, rest)| rest.split_once(END))
         .map(|(body, _)| body);
     let Some(body) = body else {
-        let other = text
-            .split_once("-----BEGIN ")
-            .and_then(|(_, rest)| rest.split_once("-----"))
-            .map(|(label, _)| label.chars().take(40).collect::<String>());
-        return Err(match other {
-            Some(other) => format!("it has no {label} but a {other}"),
-            None => "it is neither PEM nor DER".to_owned(),
+        return Err(match text {
+            _ if text.contains("-----BEGIN EC PRIVATE KEY-----") => "it is in the form of SEC 1",
+            _ if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") => "it is encrypted",
+            _ => "it has no private key in PEM or DER",
         });
     };
-    let digits: String = body.split_ascii_whitespace().collect();
+    let digits: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
     STANDARD
-        .decode(digits)
-        .map_err(|_| "what stands between its PEM lines is not base64".to_owned())
+        .decode(digits.as_bytes())
+        .map(Secret::new)
+        .map_err(|_| "what stands between its PEM lines is not base64")
 }
 
 #[cfg(test)]
@@ -161,27 +145,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hexadecimal_digits_come_in_pairs() {
-        assert_eq!(from_hex("00fF10"), Some(vec![0, 255, 16]));
-        assert_eq!(from_hex(""), Some(vec![]));
-        for text in ["0", "0g", "+1", "0x", "ü"] {
-            assert_eq!(from_hex(text), None, "{text}");
+    fn a_private_key_comes_as_pem_or_der() {
+        let pem = b"x\n-----BEGIN PRIVATE KEY-----\nMIIB\nAAEC\n-----END PRIVATE KEY-----\n";
+        let der = [0x30, 0x82, 0x01, 0, 1, 2];
+        assert_eq!(private_key(pem).unwrap().expose(), der);
+        assert_eq!(private_key(&der).unwrap().expose(), der);
+        for (bad, why) in [
+            (
+                "-----BEGIN EC PRIVATE KEY-----",
+                "it is in the form of SEC 1",
+            ),
+            ("-----BEGIN ENCRYPTED PRIVATE KEY-----", "it is encrypted"),
+            ("hello", "it has no private key in PEM or DER"),
+            (
+                "-----BEGIN PRIVATE KEY-----*-----END PRIVATE KEY-----",
+                "what stands between its PEM lines is not base64",
+            ),
+        ] {
+            assert_eq!(private_key(bad.as_bytes()).unwrap_err(), why);
         }
-    }
-
-    #[test]
-    fn pem_becomes_der_and_der_stays() {
-        let pem = b"x\n-----BEGIN CERTIFICATE-----\nMIIB\nAAEC\n-----END CERTIFICATE-----\n";
-        let expected = [0x30, 0x82, 0x01, 0, 1, 2];
-        assert_eq!(der(pem, "CERTIFICATE").unwrap(), expected);
-        assert_eq!(der(&expected, "CERTIFICATE").unwrap(), expected);
-        assert_eq!(
-            der(pem, "PRIVATE KEY").unwrap_err(),
-            "it has no PRIVATE KEY but a CERTIFICATE"
-        );
-        assert_eq!(
-            der(b"hello", "PRIVATE KEY").unwrap_err(),
-            "it is neither PEM nor DER"
-        );
     }
 }

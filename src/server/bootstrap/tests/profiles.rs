@@ -1,6 +1,6 @@
 //! Profile files, good and bad.
 
-use super::rig::{Files, models, profiles};
+use super::rig::{Files, certificate, models, profiles};
 use crate::diagnostic::{Diagnostic, Severity, Source};
 use crate::dtls::PeerIdentity;
 use crate::lwm2m::{Path, Value};
@@ -150,10 +150,7 @@ fn a_server_certificate_goes_with_the_account() {
     assert_eq!(value(3), Some(Value::Opaque(vec![])));
     assert_eq!(value(5), Some(Value::Opaque(vec![])));
     assert_eq!(value(15), Some(Value::UnsignedInteger(0)));
-    let Some(Value::Opaque(certificate)) = value(4) else {
-        panic!();
-    };
-    assert_eq!(certificate.len(), 260);
+    assert_eq!(value(4), Some(Value::Opaque(certificate())));
 }
 
 #[test]
@@ -284,6 +281,17 @@ fn what_is_missing_is_named() {
         let codes: Vec<&str> = mistakes(text).into_iter().map(|(_, code)| code).collect();
         assert_eq!(codes, expected, "{text}");
     }
+}
+
+#[test]
+fn an_identity_has_up_to_128_bytes() {
+    let text = |len: usize| {
+        let server = SERVER.to_owned() + "identity = \"" + &"x".repeat(len) + "\"\n";
+        file(&server).replace("endpoint = \"*\"", "endpoint = \"gw1\"")
+    };
+    assert_eq!(mistakes(&text(0)), [(9, "bad-identity")]);
+    assert_eq!(mistakes(&text(128)), []);
+    assert_eq!(mistakes(&text(129)), [(9, "bad-identity")]);
 }
 
 #[test]

@@ -32,21 +32,26 @@ pub fn models() -> &'static Models {
     &MODELS
 }
 
+/// As much of a certificate as is looked at.
+pub fn certificate() -> Vec<u8> {
+    [&[0x30, 0x81, 0x82, 0x30, 0x81, 0x7f][..], &[0x05; 0x7f]].concat()
+}
+
 /// Files of no disk.
 pub struct Files(pub Severity);
 
 impl Attachments for Files {
     fn read(&self, attachment: Attachment<'_>) -> Result<Secret, String> {
         match attachment {
-            Attachment::File("/keys/foreign.psk") => {
+            Attachment::Key("/keys/foreign.psk") => {
                 Ok(Secret::new(*b"000102030405060708090a0b0c0d0e0f\n"))
             }
-            Attachment::File("/keys/server.der") => Ok(Secret::new(
-                [&[0x30, 0x82, 0x01, 0x00][..], &[7; 256]].concat(),
-            )),
+            Attachment::Certificate("/keys/server.der") => Ok(Secret::new(certificate())),
             Attachment::Credential("short") => Ok(Secret::new(*b"5034732477307264")),
             Attachment::Credential("long") => Ok(Secret::new(b"ab".repeat(65))),
-            Attachment::File(path) => Err(format!("{path}: no such file")),
+            Attachment::Key(path) | Attachment::Certificate(path) => {
+                Err(format!("{path}: no such file"))
+            }
             Attachment::Credential(name) => Err(format!("credential `{name}` is not there")),
         }
     }

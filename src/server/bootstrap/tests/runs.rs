@@ -1,11 +1,14 @@
 //! Client-initiated bootstrap, message by message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::rig::{Rig, START, decode};
-use crate::coap::{Code, Response};
+use crate::coap::{Code, Peer, Response};
+use crate::dtls::PeerIdentity;
 use crate::lwm2m::{Path, Value};
 use crate::server::bootstrap::*;
+use crate::server::credentials::Record;
 
 /// One server, as plain as can be.
 const PLAIN: &str = r#"
@@ -160,6 +163,24 @@ fn a_device_that_does_not_finish_keeps_the_key_that_it_had() {
     rig.bootstrap(&["ep=gw1", "pct=112"]);
     assert_eq!(rig.failure().0, Step::Write);
     assert_eq!(rig.kept(), before);
+}
+
+#[test]
+fn a_device_that_had_no_key_has_none_after_a_run_that_failed() {
+    let mut rig = Rig::with_window(KEYED);
+    rig.device
+        .answer(Code::PUT, "/1/0", Code::INTERNAL_SERVER_ERROR);
+    rig.bootstrap(&["ep=gw1", "pct=112"]);
+    assert_eq!(rig.failure().0, Step::Write);
+    // So it may go on as it did: without security, if that was its way.
+    assert!(rig.kept().is_empty());
+    // Of one that fell silent at the end nobody knows; the new key may be its only one.
+    rig.device.held = Some(Vec::new());
+    rig.bootstrap(&["ep=gw1", "pct=112"]);
+    rig.device.dead = true;
+    rig.run(Duration::from_secs(110));
+    assert_eq!(rig.failure().0, Step::Finish);
+    assert_eq!(rig.kept().len(), 1);
 }
 
 #[test]
@@ -462,6 +483,40 @@ fn a_key_that_cannot_be_kept_is_not_written() {
     rig.bootstrap(&["ep=gw1", "pct=112"]);
     assert_eq!(rig.failure().0, Step::Delete);
     assert!(rig.device.payloads.is_empty());
+}
+
+#[test]
+fn a_secured_device_is_who_its_identity_says_and_its_key_does_not_end() {
+    let mut rig = Rig::with_window(KEYED);
+    let record = Record {
+        bootstrap_psk: Some(Psk::new(&b"id7"[..], Secret::new([7; 16]))),
+        ..Record::new("gw7", START.unix)
+    };
+    rig.server
+        .with_book(START, |book| book.add(record))
+        .unwrap();
+    let caller = Caller {
+        peer: Peer::Session(4),
+        source: [10, 0, 0, 7].into(),
+        identity: Some(Arc::new(PeerIdentity::Psk(b"id7".to_vec()))),
+    };
+    // The name that is left out is the one that the identity is bound to.
+    for endpoint in [Some("gw7"), None] {
+        let chosen = rig.server.choose(START, &caller, endpoint).unwrap();
+        assert_eq!(&*chosen.endpoint, "gw7");
+        assert_eq!(chosen.key_expires, None);
+    }
+    let refusal = rig.server.choose(START, &caller, Some("gw8"));
+    assert_eq!(refusal.err().unwrap().code, Code::BAD_REQUEST);
+    let unsecured = Caller {
+        identity: None,
+        ..caller
+    };
+    let chosen = rig.server.choose(START, &unsecured, Some("gw8")).unwrap();
+    assert_eq!(
+        chosen.key_expires,
+        Some(START.unix + Duration::from_secs(120))
+    );
 }
 
 #[test]
