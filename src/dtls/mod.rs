@@ -274,7 +274,9 @@ pub enum Fatal {
     #[error("it ended the session: {}", alert_name(*.0))]
     Alert(u8),
     /// The peer stopped answering.
-    #[error("it stopped answering during the handshake")]
+    #[error(
+        "it stopped answering during the handshake (some do when the pre-shared key is not theirs)"
+    )]
     TimedOut,
     /// What it sent is not DTLS as the RFCs have it.
     #[error("what it sent is not sound DTLS: {0}")]
