@@ -153,7 +153,7 @@ impl Server {
             }
         }
         if let Some(mux) = self.mux.as_mut().filter(|_| !all_lost.is_empty()) {
-            mux.close_those(|peer| Lost::of(peer).is_some_and(|lost| all_lost.contains(&lost)));
+            mux.close_those(|peer, _| Lost::of(peer).is_some_and(|lost| all_lost.contains(&lost)));
         }
     }
 
