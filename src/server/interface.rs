@@ -261,7 +261,10 @@ impl Server {
             return;
         };
         self.by_location.remove(&registration.location);
-        if let Some(identity) = &registration.identity {
+        // A certificate may be good for several endpoints; the last one that registered has it.
+        if let Some(identity) = &registration.identity
+            && self.by_identity.get(identity) == Some(&device)
+        {
             self.by_identity.remove(identity);
         }
         self.watch_deadline(
