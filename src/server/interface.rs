@@ -153,7 +153,7 @@ impl Server {
             }
         }
         if let Some(mux) = self.mux.as_mut().filter(|_| !all_lost.is_empty()) {
-            mux.close_those(|peer| Lost::of(peer).is_some_and(|lost| all_lost.contains(&lost)));
+            mux.close_those(|peer, _| Lost::of(peer).is_some_and(|lost| all_lost.contains(&lost)));
         }
     }
 
@@ -261,7 +261,10 @@ impl Server {
             return;
         };
         self.by_location.remove(&registration.location);
-        if let Some(identity) = &registration.identity {
+        // A certificate may be good for several endpoints; the last one that registered has it.
+        if let Some(identity) = &registration.identity
+            && self.by_identity.get(identity) == Some(&device)
+        {
             self.by_identity.remove(identity);
         }
         self.watch_deadline(

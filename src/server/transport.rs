@@ -164,10 +164,15 @@ impl Server {
     }
 
     fn on_moved(&mut self, session: SessionId, from: Route) {
+        let peer = Peer::Session(session.0);
         let Some(device) = self
-            .identity(Peer::Session(session.0))
+            .identity(peer)
             .and_then(|identity| self.by_identity.get(identity))
             .copied()
+            .filter(|device| {
+                let registration = self.registration(*device);
+                registration.is_some_and(|registration| registration.peer == peer)
+            })
         else {
             return;
         };

@@ -418,6 +418,9 @@ impl Server {
         let Some(mut active) = self.bootstrap.remove(id) else {
             return;
         };
+        if let Some(before) = &active.replaced {
+            self.close_sessions_before(&active.endpoint, before.as_deref());
+        }
         let news = match result {
             Ok(()) => News::Done {
                 written: active.run.written(),
@@ -432,17 +435,46 @@ impl Server {
         self.tell(active.peer, Some(active.endpoint), news);
     }
 
+    /// Closes the sessions with our LwM2M server that stand on a key which was handed out anew since:
+    /// whoever has that older key, the device or somebody else, has to come with the new one.
+    fn close_sessions_before(&mut self, endpoint: &str, before: Option<&Grant>) {
+        let now = self.book.grant_of(endpoint);
+        let identities: Vec<_> = [before, now.as_deref()]
+            .into_iter()
+            .flatten()
+            .map(|grant| grant.psk.identity.clone())
+            .collect();
+        let settings = &self.settings;
+        let is_theirs = |peer: &PeerIdentity, listener: u16| {
+            let place = settings.listener(listener);
+            place.is_some_and(|place| place.purpose == Purpose::Management)
+                && matches!(peer, PeerIdentity::Psk(identity)
+                    if identities.iter().any(|theirs| **theirs == **identity))
+        };
+        if let Some(mux) = &mut self.mux {
+            mux.close_those(is_theirs);
+        }
+    }
+
     fn pack(&mut self, now: Now, caller: &Caller, ask: &AskPack) -> Result<Response, Refusal> {
         let Chosen {
             endpoint,
             profile,
             key_expires,
         } = self.choose(now, caller, ask.endpoint.as_deref())?;
+        let before = self.book.grant_of(&endpoint);
         let (book, rng) = (&mut self.book, &mut self.rng);
-        let mut issue = |identity: &[u8]| issue(now, book, rng, &endpoint, identity, key_expires);
+        let mut issued = false;
+        let mut issue = |identity: &[u8]| {
+            issued = true;
+            issue(now, book, rng, &endpoint, identity, key_expires)
+        };
         let (response, written) =
             pack::pack(now, ask, &endpoint, &profile, &self.models, &mut issue)?;
         self.settle(now);
+        if issued {
+            self.close_sessions_before(&endpoint, before.as_deref());
+        }
         let profile = profile.id.clone();
         self.tell(
             caller.peer,
