@@ -180,16 +180,21 @@ impl Local {
     }
 
     /// Keeps a change. What cannot be kept holds until the end of the process, and is said.
-    pub fn store(&mut self, change: &Change) {
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be kept.
+    pub fn store(&mut self, change: &Change) -> Result<(), String> {
         let Some(store) = &mut self.store else {
-            return;
+            return Ok(());
         };
-        if let Err(failure) = store.apply(change) {
+        store.apply(change).map_err(|failure| {
             error!(
                 "a device's record could not be stored and is lost at the next start: {failure}"
             );
             self.failure = Some(failure.to_string());
-        }
+            failure.to_string()
+        })
     }
 
     /// Answers a request.

@@ -230,7 +230,12 @@ impl Agent {
                         tracing::debug!("datagram to {route} not sent: {error}");
                     }
                 }
-                Output::Store(change) => self.local.store(&change),
+                Output::Store(change) => {
+                    if let Err(why) = self.local.store(&change) {
+                        let input = Input::Unstored { change, why };
+                        self.gateway.handle(self.clock.now(), input);
+                    }
+                }
                 Output::Admin { id, reply } => self.local.answer(id, reply),
                 Output::Event(event) => log(&event),
                 Output::Work(work) => self.worker.run(work),

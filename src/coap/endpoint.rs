@@ -459,6 +459,12 @@ impl Endpoint {
         }
     }
 
+    /// For how many peers anything is kept.
+    #[cfg(test)]
+    pub(crate) fn links(&self) -> usize {
+        self.links.len()
+    }
+
     pub(super) fn emit(&mut self, event: Event) {
         self.output.push_back(Output::Event(event));
     }

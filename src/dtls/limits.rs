@@ -17,7 +17,8 @@ pub struct Limits {
     /// How long a handshake may take, retransmissions included. 90 s.
     pub handshake_lifetime: Duration,
     /// How long a session may be silent before it is closed: counted from the last datagram that
-    /// the peer authenticated. 24 h.
+    /// the peer authenticated. That of a registered device stays as long as the registration, for
+    /// a month at most. 24 h.
     pub idle: Duration,
     /// How long one cookie secret is used; a cookie is good for once to twice as long. 120 s.
     pub cookie_period: Duration,

@@ -402,6 +402,22 @@ impl Mux {
         }
     }
 
+    /// Has a session stand until then although its peer is silent: the layer above expects to hear
+    /// of it. [`Limits::sessions`] counts it all the same. A time that is over ends that.
+    pub fn keep(&mut self, session: SessionId, until: Instant) {
+        let idle = self.limits.idle;
+        let Some(index) = self.sessions.find(session) else {
+            return;
+        };
+        let Some(live) = self.sessions.at_mut(index).and_then(Session::live_mut) else {
+            return;
+        };
+        live.kept = Instant::ZERO + until.since(Instant::ZERO + idle);
+        self.idle.remove(&(live.placed, index));
+        live.placed = live.active;
+        self.idle.insert((live.placed, index));
+    }
+
     /// [`close`](Self::close)s every session whose peer, on this listener, is one of those. Looks at
     /// all sessions.
     pub fn close_those(&mut self, are: impl Fn(&PeerIdentity, u16) -> bool) {
@@ -461,9 +477,10 @@ impl Mux {
                 self.idle.pop_first();
                 continue;
             };
-            if live.active > placed {
-                // It has been heard of since.
-                live.placed = live.active;
+            let heard = live.active.max(live.kept);
+            if heard > placed {
+                // It has been heard of since, or is to be kept.
+                live.placed = heard;
                 let again = (live.placed, index);
                 self.idle.pop_first();
                 self.idle.insert(again);

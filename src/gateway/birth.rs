@@ -10,7 +10,7 @@ use crate::gateway::Gateway;
 use crate::gateway::device::{About, Problem};
 use crate::gateway::publish::Publish;
 use crate::lwm2m::{DataType, RegisteredObject, Version};
-use crate::mapping::Route;
+use crate::mapping::Destination;
 use crate::server::DeviceId;
 use crate::time::Now;
 
@@ -65,7 +65,7 @@ impl Gateway {
             objects.map(|object| (object.id, version(object))).collect()
         });
         let signals = device.signals.iter().filter_map(|tracked| {
-            let Route::Signal(signal) = &tracked.route else {
+            let Destination::Signal(signal) = &tracked.destination else {
                 return None;
             };
             let birth = SignalBirth {

@@ -12,7 +12,7 @@ use crate::gateway::json::Quality;
 use crate::gateway::outbox::{Session, Ticket};
 use crate::gateway::publish::{Class, Publish, Qos};
 use crate::gateway::{AdminAccess, Event, Gateway};
-use crate::mapping::Route;
+use crate::mapping::Destination;
 use crate::server::DeviceId;
 use crate::time::{Instant, Now};
 
@@ -318,8 +318,8 @@ impl Gateway {
                 Pass::Values => {
                     if let Some(tracked) = device.signals.get(refill.signal) {
                         refill.signal += 1;
-                        if let (Route::Signal(signal), Some(sample)) =
-                            (&tracked.route, &tracked.last)
+                        if let (Destination::Signal(signal), Some(sample)) =
+                            (&tracked.destination, &tracked.last)
                             && signal.retain
                         {
                             let quality = if sample.suspect {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::gateway::json::{Quality, Sample};
 use crate::gateway::publish::{Class, Properties, Publish, Qos};
 use crate::lwm2m::Path;
-use crate::mapping::{Format, Profile, Route, Signal, breaks_text};
+use crate::mapping::{Destination, Format, Profile, Signal, breaks_text};
 use crate::server::{Operation, OperationId};
 use crate::time::{Instant, UnixTime};
 
@@ -84,7 +84,7 @@ pub struct Tracked {
     /// A resource or resource instance.
     pub path: Path,
     /// What the mapping makes of it.
-    pub route: Route,
+    pub destination: Destination,
     /// What MQTT 5 carries beside each value; shared, because it is the same each time.
     pub properties: Arc<Properties>,
     /// Whether the unit is the one that the sensor stated.
@@ -94,10 +94,10 @@ pub struct Tracked {
 }
 
 impl Tracked {
-    /// A path whose values go where `route` says.
-    pub fn new(path: Path, route: Route, endpoint: &str) -> Self {
-        let content_type = match &route {
-            Route::Signal(Signal {
+    /// A path whose values go where `destination` says.
+    pub fn new(path: Path, destination: Destination, endpoint: &str) -> Self {
+        let content_type = match &destination {
+            Destination::Signal(Signal {
                 format: Format::Value,
                 ..
             }) => "text/plain",
@@ -121,7 +121,7 @@ impl Tracked {
         };
         Self {
             path,
-            route,
+            destination,
             properties: Arc::new(properties),
             stated_unit: false,
             last: None,

@@ -154,6 +154,13 @@ pub enum Input<'a> {
         /// A JSON object.
         request: &'a [u8],
     },
+    /// An [`Output::Store`] could not be done.
+    Unstored {
+        /// What is lost at the next start.
+        change: Change,
+        /// Why, for a person.
+        why: String,
+    },
     /// The agent stops: say so on MQTT.
     Stop,
 }
@@ -329,6 +336,7 @@ impl Gateway {
                 self.pump(now);
                 self.outputs.push_back(Output::Admin { id, reply });
             }
+            Input::Unstored { change, why } => self.server.unstored(now, &change, &why),
             Input::Stop => self.on_stop(),
         }
         self.pump(now);

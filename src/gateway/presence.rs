@@ -10,7 +10,7 @@ use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Problem, Reason, State};
 use crate::gateway::publish::Publish;
 use crate::gateway::{Event, Gateway};
-use crate::mapping::{DeviceFacts, Route, suffixed};
+use crate::mapping::{Destination, DeviceFacts, suffixed};
 use crate::server::{self, DeviceId, Operation};
 use crate::time::Now;
 
@@ -76,7 +76,8 @@ impl Gateway {
         } else {
             device.profile = profile;
             for tracked in device.signals.drain(..) {
-                if let Route::Signal(signal) | Route::Raw(signal) = tracked.route {
+                if let Destination::Signal(signal) | Destination::Raw(signal) = tracked.destination
+                {
                     self.holders.remove(&signal.topic);
                 }
             }
@@ -215,7 +216,7 @@ impl Gateway {
         self.publish(Publish::deletion(self.topics.device(&name, "availability")));
         self.publish(Publish::deletion(self.topics.birth(&name)));
         for tracked in signals {
-            if let Route::Signal(signal) = tracked.route
+            if let Destination::Signal(signal) = tracked.destination
                 && signal.retain
             {
                 self.publish(Publish::deletion(signal.topic.clone()));

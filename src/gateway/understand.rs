@@ -12,7 +12,7 @@ use crate::gateway::topics::Verb;
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::lwm2m::codec::ResourceTypes;
 use crate::lwm2m::{Level, Path, Record};
-use crate::mapping::{DeviceFacts, Route, Signal};
+use crate::mapping::{Destination, DeviceFacts, Signal};
 use crate::server::{DeviceId, Operation};
 
 /// A request that was understood.
@@ -94,13 +94,13 @@ impl Gateway {
             ));
         };
         let path = device.profile.path_of(&facts, instance, name, &self.models);
-        let route = path.map(|path| {
+        let destination = path.map(|path| {
             device
                 .profile
                 .signal(&device.name, &facts, &path, &self.models)
         });
-        match route {
-            Some(Route::Signal(signal)) => Ok(signal),
+        match destination {
+            Some(Destination::Signal(signal)) => Ok(signal),
             _ => Err(CommandError::new(
                 ErrorKind::UnknownSignal,
                 format!("{} has no signal {instance}/{name}", device.name),
@@ -324,13 +324,13 @@ impl Gateway {
 
     /// A value as the mapping shows it.
     pub(super) fn mapped(&self, id: DeviceId, record: &Record) -> crate::lwm2m::Value {
-        let route = self.device(id).zip(self.facts(id)).map(|(device, facts)| {
+        let destination = self.device(id).zip(self.facts(id)).map(|(device, facts)| {
             device
                 .profile
                 .signal(&device.name, &facts, &record.path, &self.models)
         });
-        match route {
-            Some(Route::Signal(Signal {
+        match destination {
+            Some(Destination::Signal(Signal {
                 transform: Some(transform),
                 ..
             })) => transform.apply(record.value.clone()),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::gateway::device::{Device, Tracked};
 use crate::lwm2m::{Id, Path, Record, Value};
-use crate::mapping::Route;
+use crate::mapping::Destination;
 
 /// Sensor Units.
 const UNITS: Id = 5701;
@@ -61,7 +61,7 @@ fn is_unit(path: &Path) -> bool {
 impl Tracked {
     /// Takes the sensor's word for the unit, unless the mapping says one or changes the value.
     pub(super) fn state_unit(&mut self, unit: &Arc<str>) {
-        if let Route::Signal(signal) = &mut self.route
+        if let Destination::Signal(signal) = &mut self.destination
             && signal.transform.is_none()
             && (signal.unit.is_none() || self.stated_unit)
         {

@@ -10,7 +10,7 @@ use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, units};
 use crate::lwm2m::codec::Problem;
 use crate::lwm2m::{Path, Record, Value};
-use crate::mapping::{DeviceFacts, Route, Signal};
+use crate::mapping::{Destination, DeviceFacts, Signal};
 use crate::server::{self, DeviceId};
 use crate::time::{Now, UnixTime};
 
@@ -214,13 +214,13 @@ impl Gateway {
             .get(arrival.device.0 as usize)?
             .signals
             .get(index)?;
-        let signal = match &tracked.route {
-            Route::Signal(signal) | Route::Raw(signal) => signal,
-            Route::Count => {
+        let signal = match &tracked.destination {
+            Destination::Signal(signal) | Destination::Raw(signal) => signal,
+            Destination::Count => {
                 self.counters.unmapped += 1;
                 return None;
             }
-            Route::Drop => {
+            Destination::Drop => {
                 self.counters.dropped += 1;
                 return None;
             }
@@ -240,7 +240,7 @@ impl Gateway {
     fn repeats(&self, id: DeviceId, index: usize, sample: &Sample) -> bool {
         let tracked = self.device(id).and_then(|device| device.signals.get(index));
         let Some(Tracked {
-            route: Route::Signal(signal),
+            destination: Destination::Signal(signal),
             last: Some(last),
             ..
         }) = tracked
@@ -260,7 +260,7 @@ impl Gateway {
         let Some(tracked) = device.signals.get_mut(index) else {
             return;
         };
-        let (Route::Signal(signal) | Route::Raw(signal)) = &tracked.route else {
+        let (Destination::Signal(signal) | Destination::Raw(signal)) = &tracked.destination else {
             return;
         };
         device.sequence += 1;
@@ -296,17 +296,17 @@ impl Gateway {
             lwm2m: registration.version,
             objects: &registration.objects.objects,
         };
-        let route = device
+        let destination = device
             .profile
             .signal(&device.name, &facts, &path, &self.models);
-        let mut tracked = Tracked::new(path, route, endpoint);
+        let mut tracked = Tracked::new(path, destination, endpoint);
         if let Some(unit) = units::of(device, &path) {
             tracked.state_unit(&unit);
         }
         let refused = self.claim_topic(id, &tracked).err();
         if refused.is_some() {
             self.counters.topics_refused += 1;
-            tracked.route = Route::Drop;
+            tracked.destination = Destination::Drop;
         }
         let device = self.device_mut(id)?;
         device.signals.insert(index, tracked);
@@ -320,7 +320,7 @@ impl Gateway {
     /// Whether the values of a signal may go to its topic, into which went what the device chose;
     /// why not, if not. The first one on a topic keeps it (MQTT contract §0).
     fn claim_topic(&mut self, id: DeviceId, tracked: &Tracked) -> Result<(), String> {
-        let (Route::Signal(signal) | Route::Raw(signal)) = &tracked.route else {
+        let (Destination::Signal(signal) | Destination::Raw(signal)) = &tracked.destination else {
             return Ok(());
         };
         let Some(device) = self.devices.get(id.0 as usize) else {

@@ -76,7 +76,7 @@ pub enum Unmapped {
 
 /// Where a resource's values go.
 #[derive(Clone, Debug)]
-pub enum Route {
+pub enum Destination {
     /// Published as this signal.
     Signal(Signal),
     /// Published on a `raw/` topic: named by no signal, and the profile asks for such.
@@ -263,9 +263,9 @@ impl Profile {
         facts: &DeviceFacts<'_>,
         path: &Path,
         models: &Models,
-    ) -> Route {
+    ) -> Destination {
         let &[object, instance, resource, ref index @ ..] = path.ids() else {
-            return Route::Count;
+            return Destination::Count;
         };
         let index = index.first().copied();
         let named = Named {
@@ -275,14 +275,14 @@ impl Profile {
         };
         let rule = self.rule(path);
         match (rule, self.unmapped) {
-            (Some(rule), _) => Route::Signal(self.ruled(rule, named, device, facts, models)),
+            (Some(rule), _) => Destination::Signal(self.ruled(rule, named, device, facts, models)),
             (None, Unmapped::Default) => {
                 let (access, kind) = self.access(facts, path, models);
                 let topic = format!(
                     "{}/d/{device}/v/{}/{}",
                     self.base, named.instance, named.name
                 );
-                Route::Signal(Signal {
+                Destination::Signal(Signal {
                     topic: topic.into(),
                     kind,
                     format: Format::Json,
@@ -299,7 +299,7 @@ impl Profile {
                     name: named.name,
                 })
             }
-            (None, Unmapped::Raw) => Route::Raw(Signal {
+            (None, Unmapped::Raw) => Destination::Raw(Signal {
                 topic: format!("{}/d/{device}/raw{path}", self.base).into(),
                 kind: Kind::Telemetry,
                 format: Format::Json,
@@ -313,8 +313,8 @@ impl Profile {
                 instance: named.instance,
                 name: named.name,
             }),
-            (None, Unmapped::Count) => Route::Count,
-            (None, Unmapped::Drop) => Route::Drop,
+            (None, Unmapped::Count) => Destination::Count,
+            (None, Unmapped::Drop) => Destination::Drop,
         }
     }
 

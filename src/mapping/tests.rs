@@ -69,10 +69,10 @@ fn topic(profile: &Profile, path: &str) -> String {
     let path = path.parse().unwrap();
     let device = profile.device_name(&facts);
     match profile.signal(&device, &facts, &path, &Models::builtin()) {
-        Route::Signal(signal) => signal.topic.to_string(),
-        Route::Raw(signal) => format!("raw: {}", signal.topic),
-        Route::Count => "count".into(),
-        Route::Drop => "drop".into(),
+        Destination::Signal(signal) => signal.topic.to_string(),
+        Destination::Raw(signal) => format!("raw: {}", signal.topic),
+        Destination::Count => "count".into(),
+        Destination::Drop => "drop".into(),
     }
 }
 
@@ -421,7 +421,7 @@ fn values_kinds_and_units_are_those_of_the_signal() {
     let signal = |path: &str| {
         let path: Path = path.parse().unwrap();
         match profile.signal("dev1", &facts, &path, &Models::builtin()) {
-            Route::Signal(signal) => signal,
+            Destination::Signal(signal) => signal,
             other => panic!("{other:?}"),
         }
     };
@@ -460,7 +460,8 @@ fn every_resource_of_the_registry_is_found_again_by_its_topic() {
             let single = Path::resource(object.id, 7, resource.id);
             let index = resource.multiple.then(|| single.child(3).unwrap());
             for path in std::iter::once(single).chain(index) {
-                let Route::Signal(signal) = profile.signal("d", &facts, &path, &models) else {
+                let Destination::Signal(signal) = profile.signal("d", &facts, &path, &models)
+                else {
                     panic!("{path} has no signal");
                 };
                 let back = profile.path_of(&facts, &signal.instance, &signal.name, &models);
@@ -497,7 +498,8 @@ fn no_endpoint_breaks_out_of_its_topic_level() {
         let name = profile.device_name(&facts);
         assert!(name.len() <= MAX_NAME && !name.is_empty());
         let path = Path::resource(3, 0, 9);
-        let Route::Signal(signal) = profile.signal(&name, &facts, &path, &Models::builtin()) else {
+        let Destination::Signal(signal) = profile.signal(&name, &facts, &path, &Models::builtin())
+        else {
             panic!("no signal");
         };
         assert_eq!(signal.topic.matches('/').count(), 2, "{}", signal.topic);

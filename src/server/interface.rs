@@ -104,6 +104,7 @@ impl Server {
         if let Some(entry) = self.devices.get_mut(device.0 as usize) {
             entry.registration = Some(registration);
         }
+        self.keep_session(now, device);
         self.emit(Event::Registered {
             device,
             new: known.is_none(),
@@ -118,6 +119,7 @@ impl Server {
             return Err(Refusal::new(Code::FORBIDDEN, "its session has ended"));
         };
         let identity = self.identity(peer).cloned();
+        self.check_vouched(identity.as_deref(), endpoint)?;
         let answer = self.book.admit(
             now,
             self.purpose(peer),
@@ -132,12 +134,37 @@ impl Server {
         }
     }
 
+    /// Refuses whoever comes without security as an endpoint that is registered with a certificate.
+    /// The book has no record of a device that an authority vouches for, and would take the name
+    /// for a new one.
+    pub(super) fn check_vouched(
+        &self,
+        identity: Option<&PeerIdentity>,
+        endpoint: &str,
+    ) -> Result<(), Refusal> {
+        let registration = self
+            .device_of(endpoint)
+            .and_then(|device| self.registration(device));
+        let proven = registration.and_then(|registration| registration.identity.as_deref());
+        match (identity, proven) {
+            (None, Some(PeerIdentity::X509 { .. })) => Err(Refusal::untold(
+                Code::FORBIDDEN,
+                format!(
+                    "endpoint {} is registered by a device that proved its name with a certificate, and this one came without security; let it speak to the coaps address",
+                    dtls::Printable(endpoint.as_bytes())
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Passes on what the book says: first what is to be stored, then what follows from it.
     pub(super) fn settle(&mut self, now: Now) {
         while let Some(change) = self.book.poll_change() {
             self.outputs.push_back(Output::Store(change));
         }
         let mut all_lost = BTreeSet::new();
+        let mut changed = false;
         while let Some(event) = self.book.poll_event() {
             match event {
                 credentials::Event::Ended {
@@ -148,6 +175,7 @@ impl Server {
                     self.end_endpoint(now, &endpoint, removed);
                     all_lost.extend(lost);
                 }
+                credentials::Event::Changed => changed = true,
                 credentials::Event::Joined(endpoint) => self.emit(Event::Joined(endpoint)),
                 credentials::Event::WindowClosed => self.emit(Event::WindowClosed),
             }
@@ -155,10 +183,35 @@ impl Server {
         if let Some(mux) = self.mux.as_mut().filter(|_| !all_lost.is_empty()) {
             mux.close_those(|peer, _| Lost::of(peer).is_some_and(|lost| all_lost.contains(&lost)));
         }
+        if changed {
+            self.judge_anew(now);
+        }
+    }
+
+    /// Puts out whoever is here by what is not valid any more, after files or authorities changed.
+    pub(super) fn judge_anew(&mut self, now: Now) {
+        let fallen: Vec<Arc<str>> = self
+            .devices
+            .iter()
+            .filter(|device| {
+                device.registration.as_ref().is_some_and(|registration| {
+                    let identity = registration.identity.as_deref();
+                    !self.book.upholds(identity, &device.endpoint)
+                })
+            })
+            .map(|device| device.endpoint.clone())
+            .collect();
+        for endpoint in fallen {
+            self.end_endpoint(now, &endpoint, false);
+        }
+        if let Some(mux) = &mut self.mux {
+            mux.close_those(|peer, _| !self.book.recognises(peer));
+        }
     }
 
     /// Ends what an endpoint has here, because it may be here no longer.
     fn end_endpoint(&mut self, now: Now, endpoint: &str, removed: bool) {
+        self.cut_bootstrap(now, endpoint, removed);
         let Some(device) = self.device_of(endpoint) else {
             return;
         };
@@ -221,6 +274,7 @@ impl Server {
         }
         let after = registration.deadline(grace);
         self.watch_deadline(device, before, after);
+        self.keep_session(now, device);
         self.emit(Event::Updated { device, changed });
         Response::new(Code::CHANGED)
     }
@@ -261,11 +315,14 @@ impl Server {
             return;
         };
         self.by_location.remove(&registration.location);
-        // A certificate may be good for several endpoints; the last one that registered has it.
+        // One certificate may be for several endpoints, and another of them the last registered.
         if let Some(identity) = &registration.identity
             && self.by_identity.get(identity) == Some(&device)
         {
             self.by_identity.remove(identity);
+        }
+        if let (Peer::Session(number), Some(mux)) = (registration.peer, &mut self.mux) {
+            mux.keep(SessionId(number), Instant::ZERO);
         }
         self.watch_deadline(
             device,

@@ -11,6 +11,8 @@ mod formats;
 mod interface;
 mod operation;
 mod registration;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use std::collections::{BTreeSet, VecDeque};

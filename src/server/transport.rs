@@ -5,6 +5,9 @@
 
 use super::*;
 
+/// How long a session stands without a word, however long the registration lasts.
+const KEPT_MOST: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+
 /// A socket that devices reach us at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
@@ -56,6 +59,8 @@ impl Server {
             Some(mux) => mux.restore(now, sessions),
             None => 0,
         };
+        // What let them in may have been taken back meanwhile.
+        self.judge_anew(now);
         self.pump(now);
         restored
     }
@@ -161,6 +166,23 @@ impl Server {
         if let (Peer::Session(number), Some(mux)) = (old, &mut self.mux) {
             mux.close(SessionId(number));
         }
+        self.keep_session(now, device);
+    }
+
+    /// Keeps the session of a registered device until its registration ends: a device that says
+    /// something once in its long lifetime would find no session, and has no way to know before
+    /// its retransmissions are over.
+    pub(super) fn keep_session(&mut self, now: Now, device: DeviceId) {
+        let Some(registration) = self.registration(device) else {
+            return;
+        };
+        let most = now.instant + KEPT_MOST;
+        let until = registration
+            .deadline(self.settings.lifetime_grace)
+            .map_or(most, |deadline| deadline.instant.min(most));
+        if let (Peer::Session(number), Some(mux)) = (registration.peer, &mut self.mux) {
+            mux.keep(SessionId(number), until);
+        }
     }
 
     fn on_moved(&mut self, session: SessionId, from: Route) {
@@ -176,6 +198,10 @@ impl Server {
         else {
             return;
         };
+        // It may be a session beside that of the registration, or with the bootstrap server.
+        if self.registration(device).map(|at| at.peer) != Some(peer) {
+            return;
+        }
         self.emit(Event::Moved { device, from });
     }
 }

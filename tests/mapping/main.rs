@@ -18,7 +18,7 @@ use std::sync::LazyLock;
 
 use lwm2mqtt::diagnostic::Diagnostic;
 use lwm2mqtt::lwm2m::{Models, Path, RegisteredObject, Version};
-use lwm2mqtt::mapping::{Compiled, DeviceFacts, Plan, Profile, Route, Source};
+use lwm2mqtt::mapping::{Compiled, Destination, DeviceFacts, Plan, Profile, Source};
 
 fn folder(name: &str) -> PathBuf {
     File::new(env!("CARGO_MANIFEST_DIR"))
@@ -203,13 +203,13 @@ fn show(profile: &Profile, text: &str) -> String {
     for path in head("# paths:") {
         let path: Path = path.parse().unwrap();
         let (word, signal) = match profile.signal(&name, &facts, &path, models) {
-            Route::Signal(signal) => ("signal ", signal),
-            Route::Raw(signal) => ("raw    ", signal),
-            Route::Count => {
+            Destination::Signal(signal) => ("signal ", signal),
+            Destination::Raw(signal) => ("raw    ", signal),
+            Destination::Count => {
                 let _ = writeln!(out, "count    {path}");
                 continue;
             }
-            Route::Drop => {
+            Destination::Drop => {
                 let _ = writeln!(out, "drop     {path}");
                 continue;
             }

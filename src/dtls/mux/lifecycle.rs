@@ -303,6 +303,7 @@ impl Mux {
             by_cid: false,
             active: now.instant,
             placed: now.instant,
+            kept: Instant::ZERO,
         });
         let (route, role) = (session.route, session.role);
         match std::mem::replace(&mut session.stage, live) {

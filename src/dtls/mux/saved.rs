@@ -11,7 +11,7 @@ use crate::dtls::record::{Cid, Reader};
 use crate::dtls::{Keys, PeerIdentity};
 use crate::route::Route;
 use crate::secret::Secret;
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 /// An established session between two processes. It has the session's keys in it: what
 /// [`to_bytes`](Self::to_bytes) gives is to be sealed, and to be used once.
@@ -299,6 +299,7 @@ impl Mux {
                 by_cid: false,
                 active: now.instant,
                 placed: now.instant,
+                kept: Instant::ZERO,
             }),
         })?;
         if let Some(cid) = cid {

@@ -82,8 +82,12 @@ pub(super) struct Live {
     pub(super) by_cid: bool,
     /// When the peer last authenticated something.
     pub(super) active: Instant,
-    /// `active`, as the order of idleness has it: up to a minute older.
+    /// `active`, as the order of idleness has it: up to a minute older, or as late as `kept`.
     pub(super) placed: Instant,
+    /// Counts for idleness as if the peer had been heard of then: see [`Mux::keep`].
+    ///
+    /// [`Mux::keep`]: super::Mux::keep
+    pub(super) kept: Instant,
 }
 
 impl Session {

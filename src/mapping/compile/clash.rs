@@ -10,7 +10,7 @@ use crate::diagnostic::At;
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::{Id, Path};
 use crate::mapping::DeviceFacts;
-use crate::mapping::profile::{Profile, Route};
+use crate::mapping::profile::{Destination, Profile};
 
 /// Where the parts of a profile stand in its file.
 #[derive(Default)]
@@ -94,8 +94,8 @@ fn topic_of(profile: &Profile, scope: Scope<'_>, path: &Path) -> Option<String> 
         objects: &[],
     };
     match profile.signal("{device}", &facts, path, scope.models) {
-        Route::Signal(signal) => Some(signal.topic.to_string()),
-        Route::Raw(_) | Route::Count | Route::Drop => None,
+        Destination::Signal(signal) => Some(signal.topic.to_string()),
+        Destination::Raw(_) | Destination::Count | Destination::Drop => None,
     }
 }
 

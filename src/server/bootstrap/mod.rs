@@ -21,7 +21,7 @@ use std::sync::Arc;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::credentials::{Book, Grant, Psk, Purpose};
+use super::credentials::{Book, Change, Grant, Psk, Purpose};
 use super::{Event, Server};
 use crate::coap::{Code, ExchangeId, Failure, IncomingId, Peer, Request, Response};
 use crate::dtls::PeerIdentity;
@@ -249,6 +249,7 @@ impl Server {
                 "no endpoint name (ep), and none that the transport would prove",
             ));
         };
+        self.check_vouched(identity, endpoint)?;
         let admitted = self
             .book
             .admit(now, Purpose::Bootstrap, identity, caller.source, endpoint);
@@ -456,6 +457,42 @@ impl Server {
         }
     }
 
+    /// Ends the run of an endpoint whose credentials changed: what it hands out may be void, or not
+    /// meant any more. A removed device is not given back what it had.
+    pub(super) fn cut_bootstrap(&mut self, now: Now, endpoint: &str, removed: bool) {
+        let detail = "the credentials of the device were changed meanwhile".to_owned();
+        self.break_off(now, endpoint, detail, !removed);
+    }
+
+    /// A change could not be stored. A device must not be left with a key that the next start does
+    /// not know: its run is not finished, so that it goes back to what it had and comes again.
+    pub fn unstored(&mut self, now: Now, change: &Change, why: &str) {
+        if let Change::Grant(grant) = change {
+            let detail = format!("the new key of the device could not be stored: {why}");
+            self.break_off(now, &grant.endpoint, detail, true);
+            self.pump(now);
+        }
+    }
+
+    /// Ends the run of an endpoint, if there is one, in the middle.
+    fn break_off(&mut self, now: Now, endpoint: &str, detail: String, give_back: bool) {
+        let Some(id) = self.bootstrap.by_endpoint.get(endpoint).copied() else {
+            return;
+        };
+        let Some(active) = self.bootstrap.remove(id) else {
+            return;
+        };
+        if let Some(exchange) = active.exchange {
+            self.endpoint.abandon(exchange);
+        }
+        let step = active.run.step();
+        let endpoint = Some(active.endpoint.clone());
+        self.tell(active.peer, endpoint, News::Failed { step, detail });
+        if give_back {
+            self.give_back(now, &active.endpoint, active.replaced);
+        }
+    }
+
     fn pack(&mut self, now: Now, caller: &Caller, ask: &AskPack) -> Result<Response, Refusal> {
         let Chosen {
             endpoint,
@@ -464,15 +501,23 @@ impl Server {
         } = self.choose(now, caller, ask.endpoint.as_deref())?;
         let before = self.book.grant_of(&endpoint);
         let (book, rng) = (&mut self.book, &mut self.rng);
-        let mut issued = false;
+        let mut replaced = None;
         let mut issue = |identity: &[u8]| {
-            issued = true;
-            issue(now, book, rng, &endpoint, identity, key_expires)
+            let before = book.grant_of(&endpoint);
+            let key = issue(now, book, rng, &endpoint, identity, key_expires)?;
+            replaced = Some(before);
+            Ok(key)
         };
-        let (response, written) =
-            pack::pack(now, ask, &endpoint, &profile, &self.models, &mut issue)?;
+        let packed = pack::pack(now, ask, &endpoint, &profile, &self.models, &mut issue);
         self.settle(now);
-        if issued {
+        let (response, written) = match packed {
+            Ok(packed) => packed,
+            Err(refusal) => {
+                self.give_back(now, &endpoint, replaced);
+                return Err(refusal);
+            }
+        };
+        if replaced.is_some() {
             self.close_sessions_before(&endpoint, before.as_deref());
         }
         let profile = profile.id.clone();

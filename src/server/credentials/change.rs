@@ -437,6 +437,7 @@ impl Book {
             }
             self.end(endpoint, removed, lost);
         }
+        self.events.push_back(Event::Changed);
         self.trust(authorities, |origin| matches!(origin, Origin::File(_)));
         diagnostics
     }
@@ -471,6 +472,7 @@ impl Book {
         if all != self.authorities {
             self.authorities = all;
             self.generation += 1;
+            self.events.push_back(Event::Changed);
         }
     }
 }

@@ -130,6 +130,9 @@ pub enum Event {
         /// the endpoint is registered or not.
         lost: Vec<Lost>,
     },
+    /// Files or authorities changed: whoever is here by what is not valid any more, as
+    /// [`Book::upholds`] and [`Book::recognises`] tell, is to go.
+    Changed,
     /// The join window approved an endpoint.
     Joined(Arc<str>),
     /// The join window closed.
@@ -209,17 +212,54 @@ impl Book {
         endpoint: &str,
     ) -> Result<Admitted, Denied> {
         match identity {
-            Some(PeerIdentity::Psk(identity)) => self.admit_psk(purpose, identity, endpoint),
-            Some(PeerIdentity::X509 {
+            Some(identity) => self.admit_proven(purpose, identity, endpoint),
+            None => self.admit_unsecured(now, purpose, source, endpoint),
+        }
+    }
+
+    fn admit_proven(
+        &self,
+        purpose: Purpose,
+        identity: &PeerIdentity,
+        endpoint: &str,
+    ) -> Result<Admitted, Denied> {
+        match identity {
+            PeerIdentity::Psk(identity) => self.admit_psk(purpose, identity, endpoint),
+            PeerIdentity::X509 {
                 leaf,
                 names,
                 authority,
                 ..
-            }) => self.admit_certificate(purpose, leaf, names, authority.as_ref(), endpoint),
-            Some(PeerIdentity::RawPublicKey(_)) => Err(Denied::unknown(
+            } => self.admit_certificate(purpose, leaf, names, authority.as_ref(), endpoint),
+            PeerIdentity::RawPublicKey(_) => Err(Denied::unknown(
                 "raw public keys are not served; give the device a PSK or a certificate".to_owned(),
             )),
-            None => self.admit_unsecured(now, purpose, source, endpoint),
+        }
+    }
+
+    /// Whether an endpoint that was let in by the LwM2M server may stay: with what it has proven,
+    /// or without security as long as it has no credential.
+    pub fn upholds(&self, identity: Option<&PeerIdentity>, endpoint: &str) -> bool {
+        match identity {
+            Some(identity) => self
+                .admit_proven(Purpose::Management, identity, endpoint)
+                .is_ok(),
+            None => !self.shared.read().has_credential(endpoint),
+        }
+    }
+
+    /// Whether a peer could still shake hands with what it has proven. PSKs that are lost, each
+    /// [`Event::Ended`] tells by itself.
+    pub fn recognises(&self, identity: &PeerIdentity) -> bool {
+        match identity {
+            PeerIdentity::X509 {
+                leaf, authority, ..
+            } => {
+                let vouches = |known: &Authority| Some(&known.sha256) == authority.as_ref();
+                self.authorities.iter().any(vouches)
+                    || self.shared.read().pinned(&fingerprint(leaf)).is_some()
+            }
+            PeerIdentity::Psk(_) | PeerIdentity::RawPublicKey(_) => true,
         }
     }
 

@@ -81,6 +81,12 @@ impl Table {
         self.grants.get(endpoint)
     }
 
+    /// Whether an endpoint has a credential of its own, for whichever server.
+    pub(super) fn has_credential(&self, endpoint: &str) -> bool {
+        let record = self.by_endpoint.get(endpoint);
+        self.grants.contains_key(endpoint) || record.is_some_and(|record| record.has_credential())
+    }
+
     pub(super) fn pinned(&self, sha256: &[u8; 32]) -> Option<&Arc<Record>> {
         self.pins.get(sha256)
     }

@@ -64,7 +64,9 @@ fn changes(book: &mut Book) -> Vec<Change> {
 }
 
 fn events(book: &mut Book) -> Vec<Event> {
-    std::iter::from_fn(|| book.poll_event()).collect()
+    std::iter::from_fn(|| book.poll_event())
+        .filter(|event| *event != Event::Changed)
+        .collect()
 }
 
 fn ended(endpoint: &str, removed: bool, lost: &[&str]) -> Event {

@@ -99,7 +99,8 @@ fn account(rig: &Rig, device: usize) -> (String, Vec<u8>) {
     };
     let mut records = Vec::new();
     let format = ContentFormat(write.content_format.unwrap());
-    codec::decode(format, &write.payload, &context, &mut records).unwrap();
+    let decoded = codec::decode(format, &write.payload, &context, &mut records).unwrap();
+    assert!(decoded.problems.is_empty());
     let value = |resource| {
         let path = Path::resource(0, 1, resource);
         let record = records.iter().find(|record| record.path == path).unwrap();

@@ -1,5 +1,6 @@
 //! The bootstrap server against scripted devices.
 
+mod broken_off;
 mod pack;
 mod profiles;
 mod rig;

@@ -112,6 +112,8 @@ pub struct Rig {
     pub events: Vec<Event>,
     /// Every datagram to the device.
     pub sent: Vec<Vec<u8>>,
+    /// Nothing can be stored.
+    pub disk_full: bool,
 }
 
 impl Rig {
@@ -168,6 +170,7 @@ impl Rig {
             now: START,
             events: Vec::new(),
             sent: Vec::new(),
+            disk_full: false,
         }
     }
 
@@ -246,6 +249,10 @@ impl Rig {
                         }
                     }
                     Output::Event(event) => self.events.push(event),
+                    Output::Store(change) if self.disk_full => {
+                        let why = "the disk is full";
+                        self.server.unstored(self.now, &change, why);
+                    }
                     Output::Store(_) | Output::Work(_) => {}
                 }
             }
