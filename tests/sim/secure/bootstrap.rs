@@ -90,7 +90,7 @@ fn account(rig: &Rig, device: usize) -> (String, Vec<u8>) {
     let mut requests = rig.devices[device].requests.iter();
     let write = requests
         .rfind(|request| request.path == ["0", "1"])
-        .expect("a Write of the account");
+        .unwrap();
     let context = Context {
         base: "/0/1".parse().unwrap(),
         alternate: None,
