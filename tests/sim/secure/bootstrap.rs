@@ -88,9 +88,8 @@ fn ask(rig: &mut Rig, device: usize) {
 fn account(rig: &Rig, device: usize) -> (String, Vec<u8>) {
     let models = Models::builtin();
     let mut requests = rig.devices[device].requests.iter();
-    let write = requests
-        .rfind(|request| request.path == ["0", "1"])
-        .expect("a Write of the account");
+    let write = requests.rfind(|request| request.path == ["0", "1"]);
+    let write = write.unwrap();
     let context = Context {
         base: "/0/1".parse().unwrap(),
         alternate: None,
@@ -99,7 +98,8 @@ fn account(rig: &Rig, device: usize) -> (String, Vec<u8>) {
     };
     let mut records = Vec::new();
     let format = ContentFormat(write.content_format.unwrap());
-    codec::decode(format, &write.payload, &context, &mut records).unwrap();
+    let decoded = codec::decode(format, &write.payload, &context, &mut records).unwrap();
+    assert!(decoded.problems.is_empty());
     let value = |resource| {
         let path = Path::resource(0, 1, resource);
         let record = records.iter().find(|record| record.path == path).unwrap();
