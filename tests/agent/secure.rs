@@ -148,6 +148,10 @@ async fn a_certificate_of_the_authority_is_the_endpoint_of_its_name() {
         files.write("ours.key", &ours.key),
     );
     let home = Home::secured("x509", broker.port, &devices);
+    let second = Authority::new("second");
+    let second_ca = files.write("second.pem", &second.pem);
+    let in_file = format!("[[authority]]\nca_file = {second_ca:?}\n");
+    home.write_devices("10.toml", &in_file);
     let agent = home.start();
     let mut consumer = Subscriber::connect(broker.port, "lwm2mqtt/#").await;
     let start = |prefix: &str, issued: &Issued, more: &[&str]| {
@@ -163,6 +167,10 @@ async fn a_certificate_of_the_authority_is_the_endpoint_of_its_name() {
     consumer.wait_for(|got| got.topic == VALUE).await;
     let suite = member.said("secured")[0]["suite"].to_string();
     assert!(suite.contains("TLS_ECDHE_ECDSA_WITH_AES_128_"), "{suite}");
+
+    let guest = start("gst-", &certificate(&second, "gst-0"), &[]);
+    let value = VALUE.replace("sec-0", "gst-0");
+    consumer.wait_for(|got| got.topic == value).await;
 
     // One whom another authority vouches for, which calls itself the same.
     let intruder = start("rog-", &certificate(&rogue, "rog-0"), &["--for", "1s"]);
@@ -187,6 +195,17 @@ async fn a_certificate_of_the_authority_is_the_endpoint_of_its_name() {
     consumer.wait_for(|got| got.topic == VALUE).await;
     let gone = home.json(&["device", "list"]);
     assert!(!gone.to_string().contains("rog-0"), "{gone}");
+
+    // An authority that is not trusted any more takes its devices along, and no others.
+    fs::remove_file(home.folder.join("devices.d/10.toml")).unwrap();
+    home.wait(|| !guest.said("not_secured").is_empty());
+    assert_eq!(home.json(&["device", "show", "gst-0"])["state"], "offline");
+    home.wait(|| {
+        home.log()
+            .contains("its certificate \"gst-0\" is signed by no authority that we trust")
+    });
+    consumer.wait_for(|got| got.topic == VALUE).await;
+    assert_eq!(member.said("secured").len(), 1);
     drop((agent, member));
 }
 
