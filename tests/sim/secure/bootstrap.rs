@@ -88,9 +88,8 @@ fn ask(rig: &mut Rig, device: usize) {
 fn account(rig: &Rig, device: usize) -> (String, Vec<u8>) {
     let models = Models::builtin();
     let mut requests = rig.devices[device].requests.iter();
-    let write = requests
-        .rfind(|request| request.path == ["0", "1"])
-        .unwrap();
+    let write = requests.rfind(|request| request.path == ["0", "1"]);
+    let write = write.unwrap();
     let context = Context {
         base: "/0/1".parse().unwrap(),
         alternate: None,
