@@ -2,18 +2,90 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use crate::agent::config::files::{files, read};
+use crate::agent::run::Clock;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::server::credentials::{self, File, Files};
 use crate::time::UnixTime;
 
 /// How often it is looked whether a file has changed.
-pub const INTERVAL: Duration = Duration::from_secs(3);
+const INTERVAL: Duration = Duration::from_secs(3);
 
 /// What is seen of a file without reading it: path, inode, size, and times in nanoseconds.
 type Stamp = (PathBuf, u64, u64, i64, i64);
+
+/// Reads the files on a thread of its own, when they change: to read those of 100 000 devices takes
+/// seconds, in which datagrams would be lost.
+pub struct Watch {
+    /// How they were at the start.
+    first: Option<Reading>,
+    wanted: std::sync::mpsc::Sender<()>,
+    readings: tokio::sync::mpsc::Receiver<Reading>,
+}
+
+impl Watch {
+    /// Reads the files, and starts the thread. It ends with this value.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn start(paths: Vec<PathBuf>, clock: Clock) -> anyhow::Result<Self> {
+        let mut files = DeviceFiles::new(paths);
+        let first = Some(files.read(clock.now().unix));
+        let (wanted, wishes) = std::sync::mpsc::channel();
+        // While one waits to be taken, the next one is not begun.
+        let (sender, readings) = tokio::sync::mpsc::channel(1);
+        std::thread::Builder::new()
+            .name("device files".into())
+            .spawn(move || {
+                loop {
+                    let wish = wishes.recv_timeout(INTERVAL);
+                    let now = clock.now().unix;
+                    let reading = match wish {
+                        Ok(()) => Some(files.read(now)),
+                        Err(RecvTimeoutError::Timeout) => files.read_changed(now),
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    };
+                    if let Some(reading) = reading
+                        && sender.blocking_send(reading).is_err()
+                    {
+                        return;
+                    }
+                }
+            })
+            .context("cannot start the thread for the files of devices")?;
+        Ok(Self {
+            first,
+            wanted,
+            readings,
+        })
+    }
+
+    /// Has everything read again, changed or not.
+    pub fn read_again(&self) {
+        // It fails only when the thread has panicked.
+        _ = self.wanted.send(());
+    }
+
+    /// The files as they were at the start; once.
+    pub fn take_first(&mut self) -> Option<Reading> {
+        self.first.take()
+    }
+
+    /// The next reading. Cancel-safe.
+    pub async fn reading(&mut self) -> Reading {
+        match self.readings.recv().await {
+            Some(reading) => reading,
+            // The thread is gone; there will be no more.
+            None => std::future::pending().await,
+        }
+    }
+}
 
 /// The files that the configuration names, and how they were when they were read last.
 pub struct DeviceFiles {

@@ -8,12 +8,11 @@ use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::agent::admin::{Request, Socket};
 use crate::agent::config::{self, Config};
-use crate::agent::devices::{self, DeviceFiles, Reading};
+use crate::agent::devices::{Reading, Watch};
 use crate::agent::run::Clock;
 use crate::agent::store::{Sqlite, Store, StoreError};
 use crate::gateway::{Gateway, Input};
@@ -52,15 +51,13 @@ pub enum Event {
 
 /// What the agent has.
 pub struct Local {
-    clock: Clock,
     store: Option<Box<dyn Store>>,
     /// Why the last change is not on the disk, until the next answer has said so.
     failure: Option<String>,
     socket: Option<Socket>,
     asked: u64,
     waiting: BTreeMap<u64, oneshot::Sender<String>>,
-    files: DeviceFiles,
-    tick: Interval,
+    files: Watch,
     hangup: Option<Signal>,
 }
 
@@ -86,17 +83,13 @@ impl Local {
             None => None,
             Some(path) => bind_socket(path)?,
         };
-        let mut tick = interval(devices::INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let local = Self {
-            clock,
             store,
             failure: None,
             socket,
             asked: 0,
             waiting: BTreeMap::new(),
-            files: DeviceFiles::new(settings.device_files),
-            tick,
+            files: Watch::start(settings.device_files, clock)?,
             hangup: signal(SignalKind::hangup()).ok(),
         };
         Ok((local, stored))
@@ -107,19 +100,18 @@ impl Local {
         self.store.is_some()
     }
 
-    /// Reads the files of devices for the first time.
+    /// Gives the files of devices to the core for the first time.
     pub fn take_files(&mut self, now: Now, gateway: &mut Gateway) {
-        let reading = self.files.read(now.unix);
-        self.handle(now, Event::Files(reading), gateway);
+        if let Some(reading) = self.files.take_first() {
+            self.handle(now, Event::Files(reading), gateway);
+        }
     }
 
     /// The next thing that comes. Cancel-safe.
     pub async fn event(&mut self) -> Event {
         let Self {
-            clock,
             socket,
             files,
-            tick,
             hangup,
             ..
         } = self;
@@ -138,12 +130,8 @@ impl Local {
             };
             tokio::select! {
                 request = request => return Event::Request(request),
-                _ = hung_up => return Event::Files(files.read(clock.now().unix)),
-                _ = tick.tick() => {
-                    if let Some(reading) = files.read_changed(clock.now().unix) {
-                        return Event::Files(reading);
-                    }
-                }
+                _ = hung_up => files.read_again(),
+                reading = files.reading() => return Event::Files(reading),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The run loop: one task that moves bytes and time between the outside and the core.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::route::Route;
 use crate::server::{Listener, Purpose};
 use crate::time::{Instant, Now, UnixTime};
 
-/// Datagrams taken at a time before MQTT gets its turn.
+/// Datagrams, or messages of the broker, taken at a time before the others get their turn.
 const BURST: usize = 64;
 
 /// How long a stopping agent waits for the broker to take the last messages.
@@ -170,6 +170,7 @@ impl Agent {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut buffer = vec![0; DATAGRAM_MAX];
+        let mut from_broker = 0;
         loop {
             let due = self.drain();
             let wake = async {
@@ -178,10 +179,16 @@ impl Agent {
                     None => std::future::pending().await,
                 }
             };
+            // In this order, so that what makes room goes first; datagrams are last, because
+            // whoever likes can send them without end.
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                event = self.link.event() => self.on_link(event),
+                event = self.link.event(), if from_broker < BURST => {
+                    from_broker += 1;
+                    self.on_link(event);
+                    continue;
+                }
                 work = self.worker.done() => {
                     self.gateway.handle(self.clock.now(), Input::Worked(work));
                 }
@@ -189,6 +196,7 @@ impl Agent {
                     self.local.handle(self.clock.now(), event, &mut self.gateway);
                     self.renew_engine();
                 }
+                () = wake => self.gateway.handle(self.clock.now(), Input::Timeout),
                 (route, length) = self.sockets.receive(&mut buffer) => {
                     self.receive(route, &buffer[..length]);
                     for _ in 1..BURST {
@@ -197,8 +205,9 @@ impl Agent {
                         self.receive(route, &buffer[..length]);
                     }
                 }
-                () = wake => self.gateway.handle(self.clock.now(), Input::Timeout),
+                () = ready(()), if from_broker == BURST => {}
             }
+            from_broker = 0;
         }
         self.stop().await;
     }

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::recover::{self, line_around};
 use super::table::Table;
-use super::{Diagnostic, Excerpt, MAX_EXCERPT, Place, Severity};
+use super::{Diagnostic, Excerpt, MAX_EXCERPT, Place, Severity, nearest};
 
 /// One text, and the mistakes found in it so far.
 pub struct Reader {
@@ -22,6 +22,8 @@ pub struct Reader {
     broken: Vec<Range<usize>>,
     /// Whether places in the text mean anything to the reader of the diagnostics.
     located: bool,
+    /// Keys whose value is a secret; none where the text holds no secrets.
+    secret_keys: Vec<String>,
     found: RefCell<Found>,
 }
 
@@ -72,11 +74,12 @@ impl Reader {
             sound,
             broken: broken.iter().map(|broken| broken.lines.clone()).collect(),
             located,
+            secret_keys: secret_keys.iter().map(ToString::to_string).collect(),
             found: RefCell::default(),
         };
         for broken in broken {
             let lines = &reader.text[broken.lines.clone()];
-            if secret_keys.iter().any(|key| lines.contains(key)) {
+            if reader.is_telling(lines, Some(lines)) {
                 reader.hide(broken.lines.clone());
             }
             let at = At {
@@ -174,6 +177,23 @@ impl Reader {
     /// The number of the line that has this byte, from 1.
     fn line_number(&self, byte: usize) -> usize {
         1 + self.line_feeds.partition_point(|feed| *feed < byte)
+    }
+
+    /// Whether what stands at a key that is not known may be a secret: the key is one misspelt, or
+    /// named after one, or the value has the form of a key.
+    pub(super) fn is_telling(&self, key: &str, value: Option<&str>) -> bool {
+        /// Hexadecimal digits in a row that are taken for a key.
+        const DIGITS: usize = 16;
+        let known: Vec<&str> = self.secret_keys.iter().map(String::as_str).collect();
+        let key = key.to_ascii_lowercase();
+        let named = |word: &&str| key.contains(*word);
+        !known.is_empty()
+            && (known.iter().chain(&["key", "pass", "secret"]).any(named)
+                || nearest(&key, known.iter().copied()).is_some()
+                || value.is_some_and(|value| {
+                    let mut words = value.split(|c: char| !c.is_ascii_hexdigit());
+                    words.any(|word| word.len() >= DIGITS)
+                }))
     }
 
     fn place(&self, at: &At) -> Place {

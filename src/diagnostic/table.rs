@@ -154,11 +154,15 @@ impl<'a> Table<'a> {
 
     /// Reports each key that nobody took, with the nearest known one.
     pub fn finish(self) {
-        for (key, _) in self.entries {
+        for (key, value) in self.entries {
             if self.known.iter().any(|known| known == key.get_ref()) {
                 continue;
             }
             let word = key.get_ref().as_ref();
+            let text = self.reader.written(value.span());
+            if self.reader.is_telling(word, Some(text)) {
+                self.reader.hide(value.span());
+            }
             let hint = self
                 .elsewhere
                 .iter()

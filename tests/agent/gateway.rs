@@ -4,6 +4,8 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -178,4 +180,50 @@ async fn devices_are_served_before_there_is_a_broker() {
     let mut consumer = Subscriber::connect(broker.port, "lwm2mqtt/#").await;
     let value = consumer.wait_for(|message| message.topic == VALUE).await;
     assert_eq!(json(&value)["quality"], "good");
+}
+
+#[tokio::test]
+async fn a_flood_of_datagrams_does_not_stop_the_clock() {
+    let broker = Broker::start();
+    let gateway = Gateway::configure("flood", broker.port, "5");
+    let file = gateway.folder.join("lwm2mqtt.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let text = text.replace("[devices]\n", "[devices]\nlifetime_grace = \"0 s\"\n");
+    fs::write(&file, text).unwrap();
+    let mut consumer = Subscriber::connect(broker.port, "lwm2mqtt/d/#").await;
+    let _agent = gateway.run();
+    let device = UdpSocket::bind("127.0.0.1:0").unwrap();
+    device.connect(("127.0.0.1", gateway.coap)).unwrap();
+    // CON POST /rd?ep=short&lt=2, in link-format: </3/0>
+    let register = b"\x40\x02\x12\x34\xb2rd\x11\x28\x38ep=short\x04lt=2\xff</3/0>";
+    let online = async {
+        loop {
+            // Until the agent is there to hear it.
+            let _ = device.send(register);
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let is_state = |message: &Received, state: &str| {
+        message.topic == "lwm2mqtt/d/short/availability" && json(message)["state"] == state
+    };
+    tokio::select! {
+        () = online => {}
+        _ = consumer.wait_for(|message| is_state(message, "online")) => {}
+    }
+    let flooding = Arc::new(AtomicBool::new(true));
+    let floods = [(); 2].map(|()| {
+        let (flooding, device) = (flooding.clone(), device.try_clone().unwrap());
+        std::thread::spawn(move || {
+            while flooding.load(Ordering::Relaxed) {
+                let _ = device.send(&[0]);
+            }
+        })
+    });
+    let expired = consumer.wait_for(|message| is_state(message, "offline"));
+    let expired = tokio::time::timeout(Duration::from_secs(8), expired).await;
+    flooding.store(false, Ordering::Relaxed);
+    for flood in floods {
+        flood.join().unwrap();
+    }
+    assert!(expired.is_ok(), "the device of 2 s is there after 8 s");
 }

@@ -91,7 +91,7 @@ pub(in crate::agent) fn read(file: &Path, diagnostics: &mut Vec<Diagnostic>) -> 
     let too_large = std::fs::metadata(file).is_ok_and(|metadata| metadata.len() > MAX_FILE);
     let text = if too_large {
         Err(std::io::Error::new(
-            ErrorKind::InvalidData,
+            ErrorKind::FileTooLarge,
             "it is larger than 8 MiB",
         ))
     } else {

@@ -321,6 +321,7 @@ pub(in crate::agent) fn unreadable(path: &Path, error: &std::io::Error) -> Diagn
         }
         ErrorKind::PermissionDenied => "check who may read it",
         ErrorKind::InvalidData => "write it in UTF-8",
+        ErrorKind::FileTooLarge => "divide it into several files",
         _ => "check the path",
     };
     Diagnostic::whole(

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::dtls::{Connect, Credential, LONGEST_PSK, ServerTrust};
 use crate::secret::Secret;
+use crate::server::credentials::key_of_hex;
 
 /// What a `coaps` server needs to know of the devices.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -110,13 +111,13 @@ impl Credentials {
                 .with_context(|| format!("cannot read {}", file.display()))?,
             (None, None) => return Ok(None),
         };
-        let key = from_hex(text.trim())
+        let key = key_of_hex(text.as_bytes())
             .context("a key is written in hexadecimal, an even number of digits")?;
         ensure!(
-            (1..=LONGEST_PSK).contains(&key.len()),
+            (1..=LONGEST_PSK).contains(&key.expose().len()),
             "a key has 1 to {LONGEST_PSK} bytes"
         );
-        Ok(Some(Secret::new(key)))
+        Ok(Some(key))
     }
 }
 
@@ -139,17 +140,6 @@ impl Security {
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    digits
-        .chunks_exact(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }
 
 #[cfg(test)]

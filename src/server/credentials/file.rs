@@ -154,6 +154,10 @@ impl Draft<'_, '_> {
     fn psk(&mut self, item: &Item<'_>) -> Option<Psk> {
         const EXAMPLE: &str =
             "{ identity = \"meter-7\", key_file = \"/etc/lwm2mqtt/meter-7.key\" }";
+        if !item.is_table() {
+            // Most likely it is the key itself.
+            item.hide();
+        }
         let mut table = item.table(item.key(), EXAMPLE)?;
         let identity = table.require("identity", &format!("write `{} = {EXAMPLE}`", item.key()));
         let key = table.take("key");
@@ -167,6 +171,15 @@ impl Draft<'_, '_> {
             }
             (None, Some(at)) => {
                 let path = at.text("/etc/lwm2mqtt/meter-7.key")?;
+                if key_of_hex(path.as_bytes()).is_some_and(|key| key.expose().len() >= 8) {
+                    at.hide();
+                    at.error(
+                        "bad-value",
+                        "`key_file` is the key itself, and not the name of a file",
+                        "write `key = \"HEX\"`, or put the key into a file and name that",
+                    );
+                    return None;
+                }
                 (at, fetched(&at, path, self.secret)?)
             }
             _ => {
@@ -417,6 +430,33 @@ mod tests {
                 !shown.contains("hunter2") && !shown.contains("50347324"),
                 "{shown}"
             );
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_quoted_wherever_it_was_written_by_mistake() {
+        let mistakes = [
+            "psk_key = \"KEY\"",
+            "psk = \"KEY\"",
+            "psk = [\"a\", \"KEY\"]",
+            "psk = { identity = \"a\", kye = \"KEY\" }",
+            "psk = { identity = \"a\", keY = \"KEY\" }",
+            "psk = { identity = \"a\", value = \"KEY\" }",
+            "psk = { identity = \"a\", secret = [\"KEY\"] }",
+            "psk = { identity = \"a\", key_file = \"KEY\" }",
+            "psk = { identity = \"a\", key = \"KEY\", typo = 1 }",
+            "psk = { identity = \"a\", k = \"KEY\"",
+            "KEY",
+            "[device.psk]\nidentity = \"a\"\nKey = \"KEY\"",
+        ];
+        for mistake in mistakes {
+            let mistake = mistake.replace("KEY", "5ec2e7000102030405060708090a0b0c");
+            let read = read_text(&format!("[[device]]\nname = \"a\"\n{mistake}\n"));
+            assert!(!read.diagnostics.is_empty(), "{mistake}");
+            for diagnostic in &read.diagnostics {
+                let shown = diagnostic.render(false);
+                assert!(!shown.contains("5ec2e7"), "{shown}");
+            }
         }
     }
 
