@@ -20,6 +20,8 @@ pub struct Reader {
     /// The text without its broken statements: it parses, and spans hold for both.
     sound: String,
     broken: Vec<Range<usize>>,
+    /// Where each line begins: a file of devices has many thousand, each with a place of its own.
+    lines: Vec<usize>,
     /// Whether places in the text mean anything to the reader of the diagnostics.
     located: bool,
     /// Keys whose value is a secret; none where the text holds no secrets.
@@ -69,6 +71,10 @@ impl Reader {
         let line_feeds = text.match_indices('\n').map(|(at, _)| at).collect();
         let reader = Self {
             file,
+            lines: [0]
+                .into_iter()
+                .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+                .collect(),
             text,
             line_feeds,
             sound,
@@ -207,6 +213,11 @@ impl Reader {
         }
     }
 
+    /// The line, from 1, that the byte at `offset` is in.
+    fn line_number(&self, offset: usize) -> usize {
+        self.lines.partition_point(|start| *start <= offset)
+    }
+
     fn excerpt(&self, at: &At, line: &Range<usize>) -> Option<Excerpt> {
         let last = line_around(&self.text, at.wrong.start);
         // A value over several lines is underlined on its first one.
@@ -240,12 +251,8 @@ impl Reader {
         } = self.found.into_inner();
         for place in diagnostics.iter_mut().filter_map(|d| d.place.as_mut()) {
             let shown = place.excerpt.as_ref().map(|excerpt| {
-                let start = self
-                    .text
-                    .split_inclusive('\n')
-                    .take(excerpt.first_line - 1)
-                    .map(str::len)
-                    .sum::<usize>();
+                let start = self.lines.get(excerpt.first_line - 1).copied();
+                let start = start.unwrap_or(self.text.len());
                 start..start + excerpt.text.len()
             });
             let hidden = shown.is_some_and(|shown| {
