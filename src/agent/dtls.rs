@@ -17,6 +17,10 @@ pub struct Engines {
 }
 
 /// Our certificate and its key.
+#[cfg_attr(
+    not(feature = "dtls"),
+    expect(dead_code, reason = "a build without DTLS has no use for them")
+)]
 struct OwnCertificate {
     chain: Vec<u8>,
     key: Secret,
