@@ -15,8 +15,6 @@ use super::{Diagnostic, Excerpt, MAX_EXCERPT, Place, Severity, nearest};
 pub struct Reader {
     file: Arc<str>,
     text: String,
-    /// Where its lines end, in order: a file of ten thousand devices is asked for as many places.
-    line_feeds: Vec<usize>,
     /// The text without its broken statements: it parses, and spans hold for both.
     sound: String,
     broken: Vec<Range<usize>>,
@@ -68,7 +66,6 @@ impl Reader {
 
     fn read(file: Arc<str>, text: String, secret_keys: &[&str], located: bool) -> Self {
         let (sound, broken) = recover::blank_broken_statements(&text);
-        let line_feeds = text.match_indices('\n').map(|(at, _)| at).collect();
         let reader = Self {
             file,
             lines: [0]
@@ -76,7 +73,6 @@ impl Reader {
                 .chain(text.match_indices('\n').map(|(at, _)| at + 1))
                 .collect(),
             text,
-            line_feeds,
             sound,
             broken: broken.iter().map(|broken| broken.lines.clone()).collect(),
             located,
@@ -178,11 +174,6 @@ impl Reader {
     /// Keeps these bytes out of everything that is shown.
     pub(super) fn hide(&self, span: Range<usize>) {
         self.found.borrow_mut().secrets.push(span);
-    }
-
-    /// The number of the line that has this byte, from 1.
-    fn line_number(&self, byte: usize) -> usize {
-        1 + self.line_feeds.partition_point(|feed| *feed < byte)
     }
 
     /// Whether what stands at a key that is not known may be a secret: the key is one misspelt, or

@@ -1,8 +1,6 @@
 //! The registration interface: Register, Update, De-register, and what ends a registration
 //! (LwM2M Core 1.1 §6.2).
 
-use std::net::Ipv4Addr;
-
 use super::credentials::{Lost, Purpose};
 use super::*;
 
@@ -208,43 +206,6 @@ impl Server {
         }
         if let Some(mux) = &mut self.mux {
             mux.close_those(|peer, _| !self.book.recognises(peer));
-        }
-    }
-
-    /// Puts those out whom no authority vouches for any more. Looks at all devices and sessions.
-    pub(super) fn put_out_unvouched(&mut self, now: Now) {
-        let mut unvouched = Vec::new();
-        for (index, device) in self.devices.iter().enumerate() {
-            let Some(registration) = &device.registration else {
-                continue;
-            };
-            let Some(identity @ PeerIdentity::X509 { .. }) = registration.identity.as_deref()
-            else {
-                continue;
-            };
-            // Where it comes from does not count for one that has proven who it is.
-            let source = Ipv4Addr::UNSPECIFIED.into();
-            let purpose = Purpose::Management;
-            let admitted = self
-                .book
-                .admit(now, purpose, Some(identity), source, &device.endpoint);
-            if admitted.is_err() {
-                unvouched.push(DeviceId(index as u32));
-            }
-        }
-        for device in unvouched {
-            self.end_registration(now, device);
-            self.emit(Event::Revoked {
-                device,
-                removed: false,
-            });
-        }
-        let book = &self.book;
-        if let Some(mux) = &mut self.mux {
-            mux.close_those(|peer, _| {
-                matches!(peer, PeerIdentity::X509 { authority: Some(authority), .. }
-                    if !book.is_trusted(authority))
-            });
         }
     }
 

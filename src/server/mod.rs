@@ -358,12 +358,8 @@ impl Server {
     /// Changes who may come in: what has to be stored comes out of [`Server::poll`], and whoever
     /// may be here no longer is gone when this returns.
     pub fn with_book<T>(&mut self, now: Now, change: impl FnOnce(&mut Book) -> T) -> T {
-        let trusted = self.book.generation();
         let result = change(&mut self.book);
         self.settle(now);
-        if self.book.generation() != trusted {
-            self.put_out_unvouched(now);
-        }
         self.pump(now);
         result
     }

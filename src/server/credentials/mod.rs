@@ -441,11 +441,6 @@ impl Book {
         allowed.len() > 1
     }
 
-    /// Whether this authority is one of [`Book::authorities`].
-    pub fn is_trusted(&self, sha256: &[u8; 32]) -> bool {
-        self.authorities.iter().any(|known| known.sha256 == *sha256)
-    }
-
     /// The operator's name of an endpoint, where it is another than the endpoint itself.
     pub fn name_of(&self, endpoint: &str) -> Option<Arc<str>> {
         let table = self.shared.read();
