@@ -24,6 +24,7 @@ lint:
 # The wall around the core: it builds without sockets, runtime and MQTT client.
 check-core:
     cargo check --lib --no-default-features
+    cargo clippy --no-default-features --features agent -- -D warnings
 
 # Broker, gateway and simulated devices in one process.
 demo *ARGS:

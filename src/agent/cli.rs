@@ -55,7 +55,7 @@ enum Command {
     },
     #[cfg(feature = "demo")]
     Demo(crate::agent::demo::Args),
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     Device(device::Device),
     /// Show the running agent on one screen
     #[command(after_help = "Examples:\n  lwm2mqtt status\n  lwm2mqtt status --json")]
@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
         Command::Check { paths } => check::run(cli.config.as_deref(), &paths, cli.json),
         #[cfg(feature = "demo")]
         Command::Demo(args) => finish(block_on(crate::agent::demo::run(args, cli.json))),
-        Command::Simulate(args) => finish(block_on(simulate::run(args, cli.json))),
+        Command::Simulate(args) => finish(block_on(simulate::run(*args, cli.json))),
         Command::Device(args) => with_places(cli.config.as_deref(), |config| {
             answered(device::run(&config, &args, cli.json))
         }),

@@ -92,6 +92,7 @@ async fn demonstrate(args: Args, json: bool) -> anyhow::Result<()> {
         version: Version::V1_1,
         format: None,
         queue_mode: None,
+        ack_timeout: Duration::from_secs(2),
         seed: entropy::number()?,
     };
     let light = format!("d/{}/v/light-control-0/on-off", fleet.endpoint_name(0));

@@ -47,7 +47,10 @@ pub struct Engines {
 }
 
 /// Our certificate and its key.
-#[cfg_attr(not(feature = "dtls"), expect(dead_code))]
+#[cfg_attr(
+    not(feature = "dtls"),
+    expect(dead_code, reason = "only an engine has use for them")
+)]
 struct OwnCertificate {
     chain: Vec<u8>,
     key: Secret,

@@ -305,6 +305,7 @@ impl Agent {
             mqtt::Event::Refused { ticket, code } => Input::Refused(ticket, code),
             mqtt::Event::Message(message) => Input::Message(message),
             mqtt::Event::Oversized { topic, size } => {
+                let topic = topic.escape_debug();
                 return warn!("dropped a request of {size} bytes on {topic}: it is too large");
             }
             // There is nothing to tell: the next drain publishes on.

@@ -79,6 +79,10 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub awake: Option<Duration>,
 
+    /// Repeat a message that is not answered after this time, then after twice as long, and so on
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub ack_timeout: Duration,
+
     /// Stop after this time [default: at Ctrl-C]
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
@@ -212,6 +216,7 @@ async fn simulate(args: Args, json: bool) -> anyhow::Result<()> {
         version: args.version,
         format: args.format.map(ContentFormat::from),
         queue_mode: args.awake,
+        ack_timeout: args.ack_timeout,
         seed: args.seed.map_or_else(entropy::number, Ok)?,
     };
     let totals = Arc::new(Totals::default());

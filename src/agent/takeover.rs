@@ -169,3 +169,6 @@ fn private() -> OpenOptions {
     options.mode(0o600);
     options
 }
+
+#[cfg(test)]
+mod tests;

@@ -274,7 +274,9 @@ pub enum Fatal {
     #[error("it ended the session: {}", alert_name(*.0))]
     Alert(u8),
     /// The peer stopped answering.
-    #[error("it stopped answering during the handshake")]
+    #[error(
+        "it stopped answering during the handshake (some do when the pre-shared key is not theirs)"
+    )]
     TimedOut,
     /// What it sent is not DTLS as the RFCs have it.
     #[error("what it sent is not sound DTLS: {0}")]
@@ -310,22 +312,23 @@ struct SuiteNames<'a>(&'a [u16]);
 impl fmt::Display for SuiteNames<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MOST: usize = 12;
-        for (index, suite) in self.0.iter().take(MOST).enumerate() {
-            if index > 0 {
-                f.write_str(", ")?;
-            }
+        // What stands among the suites and is none (RFC 5746 §3.3).
+        const RENEGOTIATION_INFO: u16 = 0x00ff;
+        let mut suites = self.0.iter().filter(|suite| **suite != RENEGOTIATION_INFO);
+        let mut separator = "";
+        for suite in suites.by_ref().take(MOST) {
+            f.write_str(separator)?;
             match suite_name(*suite) {
                 Some(name) => f.write_str(name)?,
                 None => write!(f, "{suite:#06x}")?,
             }
+            separator = ", ";
         }
-        if self.0.is_empty() {
-            f.write_str("none")?;
+        match suites.count() {
+            _ if separator.is_empty() => f.write_str("nothing that is a suite"),
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
         }
-        if self.0.len() > MOST {
-            write!(f, " and {} more", self.0.len() - MOST)?;
-        }
-        Ok(())
     }
 }
 
@@ -338,13 +341,19 @@ pub fn suite_name(suite: u16) -> Option<&'static str> {
         0x00af => "TLS_PSK_WITH_AES_256_CBC_SHA384",
         0x008c => "TLS_PSK_WITH_AES_128_CBC_SHA",
         0x008d => "TLS_PSK_WITH_AES_256_CBC_SHA",
-        0x00ff => "TLS_EMPTY_RENEGOTIATION_INFO_SCSV",
+        0x002f => "TLS_RSA_WITH_AES_128_CBC_SHA",
+        0x003c => "TLS_RSA_WITH_AES_128_CBC_SHA256",
+        0x009c => "TLS_RSA_WITH_AES_128_GCM_SHA256",
+        0xc009 => "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+        0xc013 => "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
         0xc023 => "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
         0xc02b => "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
         0xc02c => "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
         0xc02f => "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
         0xc030 => "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
         0xc037 => "TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA256",
+        0xc09c => "TLS_RSA_WITH_AES_128_CCM",
+        0xc0a0 => "TLS_RSA_WITH_AES_128_CCM_8",
         0xc0a4 => "TLS_PSK_WITH_AES_128_CCM",
         0xc0a5 => "TLS_PSK_WITH_AES_256_CCM",
         0xc0a8 => "TLS_PSK_WITH_AES_128_CCM_8",
@@ -353,6 +362,9 @@ pub fn suite_name(suite: u16) -> Option<&'static str> {
         0xc0ad => "TLS_ECDHE_ECDSA_WITH_AES_256_CCM",
         0xc0ae => "TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8",
         0xc0af => "TLS_ECDHE_ECDSA_WITH_AES_256_CCM_8",
+        0xcca8 => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        0xcca9 => "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        0xccab => "TLS_PSK_WITH_CHACHA20_POLY1305_SHA256",
         0xd001 => "TLS_ECDHE_PSK_WITH_AES_128_GCM_SHA256",
         0xd003 => "TLS_ECDHE_PSK_WITH_AES_128_CCM_8_SHA256",
         0xd005 => "TLS_ECDHE_PSK_WITH_AES_128_CCM_SHA256",
@@ -388,5 +400,33 @@ pub fn alert_name(alert: u8) -> &'static str {
         112 => "unrecognized_name",
         115 => "unknown_psk_identity",
         _ => "an alert without a name",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offered_suites_are_named_for_a_person() {
+        let said = |offered: &[u16]| {
+            Fatal::NoCommonSuite {
+                offered: offered.to_vec(),
+            }
+            .to_string()
+        };
+        assert_eq!(
+            said(&[0xc0a0, 0x1234, 0x00ff]),
+            "no common cipher suite: it offers TLS_RSA_WITH_AES_128_CCM_8, 0x1234, we do not serve any of these"
+        );
+        assert!(said(&[0xc02f; 20]).contains(" and 8 more,"));
+        assert!(said(&[0x00ff]).contains("nothing that is a suite"));
+    }
+
+    #[test]
+    fn a_name_that_a_stranger_chose_cannot_break_a_line() {
+        assert_eq!(Printable(b"a\nb").to_string(), "\"a\\nb\"");
+        assert_eq!(Printable(&[0xff, 0x00]).to_string(), "0xff00");
+        assert_eq!(Printable(&[b'x'; 200]).to_string().chars().count(), 131);
     }
 }

@@ -418,12 +418,15 @@ impl Mux {
         self.idle.insert((live.placed, index));
     }
 
-    /// [`close`](Self::close)s every session whose peer is one of those. Looks at all sessions.
-    pub fn close_those(&mut self, are: impl Fn(&PeerIdentity) -> bool) {
+    /// [`close`](Self::close)s every session whose peer, on this listener, is one of those. Looks at
+    /// all sessions.
+    pub fn close_those(&mut self, are: impl Fn(&PeerIdentity, u16) -> bool) {
         let indices = self.sessions.indices();
         let theirs = indices.into_iter().filter(|index| {
-            let live = self.sessions.at(*index).and_then(Session::live);
-            live.is_some_and(|live| are(&live.identity))
+            self.sessions.at(*index).is_some_and(|session| {
+                let live = session.live();
+                live.is_some_and(|live| are(&live.identity, session.route.listener))
+            })
         });
         let theirs: Vec<_> = theirs.map(|index| self.sessions.id(index)).collect();
         for session in theirs {

@@ -238,7 +238,7 @@ impl Gateway {
                 "registration".to_owned(),
                 json!({
                     "lwm2m": registration.version.to_string(),
-                    "address": registration.peer.to_string(),
+                    "address": self.address(registration.peer),
                     "lifetime": registration.terms.lifetime().map(|it| it.as_secs()),
                     "expires": registration.expires().map(|at| at.unix.to_string()),
                     "queue_mode": registration.queue_mode(),

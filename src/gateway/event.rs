@@ -1,7 +1,7 @@
 //! What happens, for the log and for `{base}/bridge/event`.
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -373,9 +373,42 @@ impl Event {
     }
 }
 
-/// One line for the log.
+/// One line for the log, whatever a device, an MQTT client or a broker put into it.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(&mut OneLine(f))
+    }
+}
+
+/// Writes what would end a line, or make it look like another one, as an escape.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(is_deceptive) {
+            let last = part.char_indices().next_back();
+            match last.filter(|(_, last)| is_deceptive(*last)) {
+                None => self.0.write_str(part)?,
+                Some((at, last)) => {
+                    self.0.write_str(part.get(..at).unwrap_or_default())?;
+                    write!(self.0, "{}", last.escape_debug())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Control characters, those that separate lines or are not to be seen, and those that turn the
+/// direction of writing.
+fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
+}
+
+impl Event {
+    fn write(&self, f: &mut OneLine<'_, '_>) -> fmt::Result {
         match self {
             Self::DeviceNew { device, endpoint } => write!(f, "{device}: new device, endpoint {}", endpoint.escape_debug()),
             Self::DeviceRegistered { device, lwm2m, lifetime, address, .. } => {
@@ -438,39 +471,4 @@ impl fmt::Display for Event {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-
-    use super::*;
-
-    const NOW: Instant = Instant::from_micros(1_000_000);
-
-    fn source(number: u32) -> Option<IpAddr> {
-        Some(IpAddr::from(number.to_be_bytes()))
-    }
-
-    #[test]
-    fn a_noisy_address_does_not_hide_a_quiet_one() {
-        let mut complaints = Complaints::new(NOW, &mut StdRng::from_seed([1; 32]));
-        let told = (0..1_000)
-            .filter(|_| complaints.take(NOW, source(1)))
-            .count();
-        assert_eq!(told, 5);
-        assert!(complaints.take(NOW, source(2)));
-        let later = NOW + Duration::from_secs(10);
-        assert!(complaints.take(later, source(1)));
-        assert!(!complaints.take(later, source(1)));
-    }
-
-    #[test]
-    fn many_addresses_together_are_rationed_and_not_all_remembered() {
-        let mut complaints = Complaints::new(NOW, &mut StdRng::from_seed([1; 32]));
-        let told = (0..10_000)
-            .filter(|number| complaints.take(NOW, source(*number)))
-            .count();
-        assert_eq!(told, 100);
-        assert_eq!(complaints.by_source.len(), SOURCES);
-        assert_eq!(complaints.sources.len(), SOURCES);
-    }
-}
+mod tests;

@@ -181,7 +181,7 @@ impl Server {
             }
         }
         if let Some(mux) = self.mux.as_mut().filter(|_| !all_lost.is_empty()) {
-            mux.close_those(|peer| Lost::of(peer).is_some_and(|lost| all_lost.contains(&lost)));
+            mux.close_those(|peer, _| Lost::of(peer).is_some_and(|lost| all_lost.contains(&lost)));
         }
         if changed {
             self.judge_anew(now);
@@ -205,7 +205,7 @@ impl Server {
             self.end_endpoint(now, &endpoint, false);
         }
         if let Some(mux) = &mut self.mux {
-            mux.close_those(|peer| !self.book.recognises(peer));
+            mux.close_those(|peer, _| !self.book.recognises(peer));
         }
     }
 

@@ -326,6 +326,8 @@ impl Server {
         self.expire(now);
         self.book.timeout(now);
         self.settle(now);
+        // What that ended has to be told to the devices now, not with the next datagram.
+        self.pump(now);
     }
 
     /// What to do next, until `None`.
@@ -358,6 +360,7 @@ impl Server {
     pub fn with_book<T>(&mut self, now: Now, change: impl FnOnce(&mut Book) -> T) -> T {
         let result = change(&mut self.book);
         self.settle(now);
+        self.pump(now);
         result
     }
 

@@ -149,10 +149,11 @@ impl Server {
 
     /// The device of this identity has a new session, because it restarted, its address changed, or
     /// one of us forgot the old one: its registration and observations go on there, no Register
-    /// demanded (LwM2M Transport 1.1 §6.4.1: the security context names the client).
+    /// demanded (LwM2M Transport 1.1 §6.4.1: the security context names the client). Where it names
+    /// several, the device has to register.
     fn take_over(&mut self, now: Now, session: SessionId, identity: &Arc<PeerIdentity>) {
         let new = Peer::Session(session.0);
-        if self.purpose(new) != Purpose::Management {
+        if self.purpose(new) != Purpose::Management || self.book.may_be_several(identity) {
             return;
         }
         let Some(device) = self.by_identity.get(identity).copied() else {
@@ -191,6 +192,10 @@ impl Server {
             .identity(peer)
             .and_then(|identity| self.by_identity.get(identity))
             .copied()
+            .filter(|device| {
+                let registration = self.registration(*device);
+                registration.is_some_and(|registration| registration.peer == peer)
+            })
         else {
             return;
         };

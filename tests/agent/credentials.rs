@@ -3,152 +3,11 @@
 use std::cell::RefCell;
 use std::fs;
 use std::io::Write as _;
-use std::net::UdpSocket;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-use serde_json::Value as Json;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Output, Stdio};
 
 use crate::broker::{Broker, Subscriber};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_lwm2mqtt");
-const KEY: &str = "5034732477307264aabbccddeeff0011";
-
-/// A configuration with store, socket and files of devices of its own; removed at the end.
-struct Home {
-    folder: PathBuf,
-    coap: u16,
-}
-
-/// An agent that dies with its test.
-struct Agent(Child);
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-impl Home {
-    /// `broker` 1 is nobody.
-    fn new(name: &str, broker: u16, devices: &str) -> Self {
-        // The path of a socket has 107 bytes at most, so it is not below the target folder.
-        let folder =
-            std::env::temp_dir().join(format!("lwm2mqtt-cli-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(folder.join("devices.d")).unwrap();
-        let free = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let coap = free.local_addr().unwrap().port();
-        let text = format!(
-            "[store]\npath = {:?}\n[admin]\nsocket = {:?}\n[mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\nadmin = \"all\"\n\
-             [devices]\ncoap = [\"127.0.0.1:{coap}\"]\ncoaps = []\nfiles = [{:?}]\n{devices}\n\
-             [mappings]\npaths = []\n[models]\npaths = []\n[log]\nlevel = \"trace\"\n",
-            folder.join("store"),
-            folder.join("admin.sock"),
-            folder.join("devices.d"),
-        );
-        fs::write(folder.join("lwm2mqtt.toml"), text).unwrap();
-        Self { folder, coap }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command
-            .args(arguments)
-            .arg("--config")
-            .arg(self.folder.join("lwm2mqtt.toml"));
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).stdin(Stdio::null()).output();
-        output.unwrap()
-    }
-
-    /// Standard output of a command that has to succeed.
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Standard error of a command that has to fail with this code.
-    fn fails(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{arguments:?}: {output:?}"
-        );
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    fn json(&self, arguments: &[&str]) -> Json {
-        let arguments = [arguments, &["--json"]].concat();
-        serde_json::from_str(&self.ok(&arguments)).unwrap()
-    }
-
-    /// The names of all devices.
-    fn names(&self) -> Vec<String> {
-        let list = self.json(&["device", "list"]);
-        let entries = list.as_array().unwrap().iter();
-        entries
-            .map(|entry| entry["name"].as_str().unwrap().to_owned())
-            .collect()
-    }
-
-    /// Starts the agent and waits until it answers.
-    fn start(&self) -> Agent {
-        let log = fs::File::create(self.folder.join("log")).unwrap();
-        let child = self.command(&["run"]).stderr(log).spawn().unwrap();
-        let agent = Agent(child);
-        self.wait(|| self.run(&["status"]).status.success());
-        agent
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    /// Waits until something is so.
-    fn wait(&self, is_so: impl Fn() -> bool) {
-        let begun = Instant::now();
-        while !is_so() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{}", self.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn write_devices(&self, file: &str, text: &str) {
-        let path = self.folder.join("devices.d").join(file);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    }
-
-    fn mode(&self, path: &str) -> u32 {
-        fs::metadata(self.folder.join(path)).unwrap().mode() & 0o777
-    }
-
-    fn simulate(&self, prefix: &str) -> Agent {
-        let server = format!("coap://127.0.0.1:{}", self.coap);
-        let arguments = ["simulate", "--server", &server, "--endpoint-prefix", prefix];
-        let child = Command::new(PROGRAM)
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Agent(child.unwrap())
-    }
-}
+use crate::home::{Home, KEY};
 
 #[test]
 fn without_an_agent_the_commands_work_on_the_store() {
@@ -271,19 +130,17 @@ fn what_the_command_line_does_not_understand_is_a_usage_error() {
 
 #[test]
 fn a_generated_key_is_shown_once_as_text_and_as_a_qr_code() {
-    let home = Home::new("generate", 1, "");
-    // No agent binds it.
-    let file = home.folder.join("lwm2mqtt.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("coaps = []", "coaps = [\"[::]:5684\"]")).unwrap();
+    let home = Home::secured("generate", 1, "");
     let shown = home.ok(&["device", "add", "m1", "--psk-generate", "--qr"]);
     let line = shown.lines().find(|line| line.contains("key  ")).unwrap();
     let key = line.split_whitespace().last().unwrap().to_owned();
     assert_eq!(key.len(), 32);
     assert!(
-        shown.contains("identity  m1") && shown.contains('█') && shown.contains("coaps://"),
+        shown.contains("identity  m1") && shown.contains('█'),
         "{shown}"
     );
+    let server = format!("coaps://127.0.0.1:{}", home.coaps);
+    assert!(shown.contains(&server), "{shown}");
     let generate = [
         "device",
         "add",

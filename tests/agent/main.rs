@@ -15,7 +15,10 @@ mod credentials;
 mod device;
 mod front;
 mod gateway;
+mod home;
 mod mqtt;
 mod outage;
 mod scripted;
+#[cfg(feature = "dtls")]
+mod secure;
 mod tls;

@@ -186,7 +186,6 @@ fn cases() -> Vec<Case> {
             Box::new(move |stage| outage::kill(stage, Peer::Aiocoap, memory, version)),
         );
     }
-    cases.extend(secure::cases());
     for scheme in ["mqtts", "wss"] {
         add(
             format!("tls {scheme}"),
@@ -194,6 +193,7 @@ fn cases() -> Vec<Case> {
             Box::new(move |stage| tls::mosquitto(stage, scheme)),
         );
     }
+    cases.extend(secure::cases());
     cases
 }
 

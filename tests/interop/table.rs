@@ -88,7 +88,13 @@ const SERVERS: &[Who] = &[
     Who::CoapServerGnutls,
     Who::CoapRdOpenssl,
 ];
-const SERVERS_DO: &[What] = &[What::PskCcm8, What::X509Ccm8, What::X509Gcm, What::Refused];
+const SERVERS_DO: &[What] = &[
+    What::PskCcm8,
+    What::X509Ccm8,
+    What::X509Gcm,
+    What::Cid,
+    What::Refused,
+];
 
 impl What {
     fn title(self) -> &'static str {
@@ -218,14 +224,15 @@ the peer does not have it, or nobody tried. **Raw Public Key** is in no cell: th
 ## Devices, towards the gateway
 
 {}
-*again from its port*: it dies and handshakes anew from the address of its live session. *CID*: its address changes, and its
-session goes on by its connection ID. *refused*: with a wrong key, an unknown identity, another device's name, a certificate that
-nobody vouches for, an expired one, or none, each said in words in the log and in `bridge/event`.
+*CID*: its address changes, and its session goes on by its connection ID (RFC 9146); what is replayed, forged or late from elsewhere
+moves nothing. *again from its port*: it dies and handshakes anew from the address of its live session (RFC 6347 §4.2.8). *refused*:
+what its case tries of a wrong key, an unknown identity, another device's name, and a certificate that nobody vouches for, has
+expired or is missing does not come in, and is said in words in the log and on `bridge/event`.
 
 ## Servers, towards our client role
 
 {}
-*refused*: a server whose certificate nobody trusted vouches for, or is for another name, or has expired.
+*CID*: our address changes. *refused*: a server whose certificate nobody trusted vouches for, or is for another name, or has expired.
 ",
             env!("CARGO_PKG_VERSION"),
             self.matrix(DEVICES, DEVICES_DO)?,

@@ -8,4 +8,6 @@ mod commands;
 mod devices;
 mod joining;
 mod rig;
+mod road;
 mod safety;
+mod secure;

@@ -20,13 +20,18 @@ use lwm2mqtt::server::{self, Join, Listener, Purpose};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
 use serde_json::Value as Json;
 
+use crate::road::Road;
+
 /// When a run begins: 2026-11-22T15:19:20Z, a second after the clock's origin.
 const START: Now = Now {
     instant: Instant::from_micros(1_000_000),
     unix: UnixTime::from_millis(1_795_360_760_000),
 };
 
-/// The listener where the bootstrap server is; the other one is 0.
+/// The objects of [`Rig::add_sensor`].
+pub const SENSOR: &str = "</>;ct=110,</1/0>,</3/0>,</3303/0>,</3311/0>";
+
+/// The listener where the bootstrap server is in clear; the other one is 0.
 pub const BOOTSTRAP: u16 = 1;
 
 /// One hop of the network.
@@ -43,6 +48,8 @@ pub struct Rig {
     pub replies: BTreeMap<u64, Json>,
     /// What was to be stored.
     pub stored: Vec<Change>,
+    /// Steps of handshakes that were to be run elsewhere.
+    pub works: u32,
     timeout: Option<Instant>,
     wire: VecDeque<(Instant, Datagram)>,
 }
@@ -66,6 +73,8 @@ pub struct Device {
     pub dead: bool,
     /// The answers to its own requests.
     pub responses: Vec<Response>,
+    /// What it sends by, if not in clear.
+    pub road: Option<Road>,
 }
 
 /// What a broker has.
@@ -173,6 +182,7 @@ impl Rig {
             events: Vec::new(),
             replies: BTreeMap::new(),
             stored: Vec::new(),
+            works: 0,
             timeout: None,
             wire: VecDeque::new(),
         };
@@ -221,44 +231,38 @@ impl Rig {
             observers: Vec::new(),
             dead: false,
             responses: Vec::new(),
+            road: None,
         });
         index
     }
 
     /// A device of LwM2M 1.1 with a temperature sensor and a light, registered as `dev1`.
     pub fn add_registered(&mut self) -> usize {
+        let device = self.add_sensor();
+        self.register(device, "dev1", "lt=300", SENSOR);
+        self.run(Duration::from_secs(3));
+        device
+    }
+
+    /// A device with a temperature sensor and a light, which has not registered.
+    pub fn add_sensor(&mut self) -> usize {
         let device = self.add_device();
-        self.devices[device].answer(
-            Code::GET,
-            "/3303/0",
-            content(
-                110,
+        for (path, payload) in [
+            (
+                "/3303/0",
                 r#"[{"bn":"/3303/0/","n":"5700","v":21.5},{"n":"5701","vs":"Cel"}]"#,
             ),
-        );
-        self.devices[device].answer(
-            Code::GET,
-            "/3311/0",
-            content(
-                110,
+            (
+                "/3311/0",
                 r#"[{"bn":"/3311/0/","n":"5850","vb":false},{"n":"5851","v":40}]"#,
             ),
-        );
-        self.devices[device].answer(
-            Code::GET,
-            "/3/0",
-            content(
-                110,
+            (
+                "/3/0",
                 r#"[{"bn":"/3/0/","n":"0","vs":"ACME"},{"n":"1","vs":"T1"},{"n":"2","vs":"00A7"}]"#,
             ),
-        );
-        self.register(
-            device,
-            "dev1",
-            "lt=300",
-            "</>;ct=110,</1/0>,</3/0>,</3303/0>,</3311/0>",
-        );
-        self.run(Duration::from_secs(3));
+        ] {
+            self.devices[device].answer(Code::GET, path, content(110, payload));
+        }
         device
     }
 
@@ -357,8 +361,12 @@ impl Rig {
                     Datagram::ToDevice(route, bytes) => self.deliver(route, &bytes),
                 }
             }
+            let now = self.now;
             for device in self.devices.iter_mut().filter(|device| !device.dead) {
                 device.endpoint.timeout(at);
+                if let Some(road) = &mut device.road {
+                    road.timeout(now);
+                }
             }
             self.flush_devices();
         }
@@ -370,7 +378,11 @@ impl Rig {
             .devices
             .iter()
             .filter(|device| !device.dead)
-            .filter_map(|device| device.endpoint.next_timeout());
+            .flat_map(|device| {
+                let road = device.road.as_ref().and_then(Road::next_timeout);
+                [device.endpoint.next_timeout(), road]
+            })
+            .flatten();
         let wire = self.wire.front().map(|(at, _)| *at);
         devices
             .chain(self.timeout)
@@ -399,6 +411,7 @@ impl Rig {
                 Output::Event(event) => self.events.push(event),
                 Output::Work(mut work) => {
                     work.run();
+                    self.works += 1;
                     self.gateway.handle(self.now, Input::Worked(work));
                 }
                 Output::Timeout(at) => {
@@ -436,7 +449,10 @@ impl Rig {
             .iter_mut()
             .find(|device| device.route == route && !device.dead)
         {
-            device.endpoint.receive(now, gateway_peer(), bytes);
+            match &mut device.road {
+                Some(road) => road.receive(self.now, bytes),
+                None => device.endpoint.receive(now, gateway_peer(), bytes),
+            }
         }
         self.flush_devices();
     }
@@ -445,22 +461,19 @@ impl Rig {
     fn flush_devices(&mut self) {
         let arrival = self.now.instant + DELAY;
         for device in self.devices.iter_mut().filter(|device| !device.dead) {
-            while let Some(output) = device.endpoint.poll() {
-                match output {
-                    coap::Output::Datagram { bytes, .. } => self
-                        .wire
-                        .push_back((arrival, Datagram::ToGateway(device.route, bytes))),
-                    coap::Output::Event(coap::Event::Request {
-                        incoming,
-                        token,
-                        request,
-                        ..
-                    }) => device.on_request(self.now.instant, incoming, token, request),
-                    coap::Output::Event(coap::Event::Response { result, .. }) => {
-                        device.responses.extend(result.ok())
+            let messages = device.messages(self.now);
+            let datagrams = match &mut device.road {
+                None => messages,
+                Some(road) => {
+                    for message in messages {
+                        road.send(self.now, message);
                     }
-                    coap::Output::Event(_) => {}
+                    std::iter::from_fn(|| road.datagram()).collect()
                 }
+            };
+            for bytes in datagrams {
+                let datagram = Datagram::ToGateway(device.route, bytes);
+                self.wire.push_back((arrival, datagram));
             }
         }
     }
@@ -470,6 +483,30 @@ impl Device {
     /// What the device answers from now on.
     pub fn answer(&mut self, method: Code, path: &str, response: Response) {
         self.answers.insert((method, path.to_owned()), response);
+    }
+
+    /// Takes what came by the road, and gives what is to be sent.
+    fn messages(&mut self, now: Now) -> Vec<Vec<u8>> {
+        while let Some(bytes) = self.road.as_mut().and_then(Road::message) {
+            self.endpoint.receive(now.instant, gateway_peer(), &bytes);
+        }
+        let mut messages = Vec::new();
+        while let Some(output) = self.endpoint.poll() {
+            match output {
+                coap::Output::Datagram { bytes, .. } => messages.push(bytes),
+                coap::Output::Event(coap::Event::Request {
+                    incoming,
+                    token,
+                    request,
+                    ..
+                }) => self.on_request(now.instant, incoming, token, request),
+                coap::Output::Event(coap::Event::Response { result, .. }) => {
+                    self.responses.extend(result.ok())
+                }
+                coap::Output::Event(_) => {}
+            }
+        }
+        messages
     }
 
     fn on_request(&mut self, now: Instant, incoming: IncomingId, token: Token, request: Request) {

@@ -21,6 +21,8 @@ pub use client::{Asked, ask};
 const REQUEST_MAX: u64 = 64 * 1024;
 /// Connections at a time.
 const CONNECTIONS: usize = 16;
+/// Connections that wait to be taken.
+const BACKLOG: i32 = 16;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -68,11 +70,7 @@ impl Socket {
                 .create(folder)
                 .with_context(|| format!("{}", folder.display()))?;
         }
-        // Nobody else may connect in the moment before the rights are set.
-        let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o117));
-        let bound = std::os::unix::net::UnixListener::bind(path);
-        rustix::process::umask(umask);
-        let listener = bound.with_context(|| format!("{shown}"))?;
+        let listener = bind(path).with_context(|| format!("{shown}"))?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
@@ -92,6 +90,22 @@ impl Socket {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Nobody else may connect in the moment before the rights are set: the file takes those of the
+/// socket (Linux). The umask would do, too, but for all threads.
+fn bind(path: &Path) -> std::io::Result<std::os::unix::net::UnixListener> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o660))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 impl Drop for Socket {

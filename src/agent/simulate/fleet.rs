@@ -20,7 +20,7 @@ use crate::agent::run::Clock;
 use crate::agent::{dtls, entropy};
 use crate::client::simulated::{Profile, Simulated};
 use crate::client::{
-    Account, Client, Config, Counters, Event, Formats, Input, Limits, Output, Retry,
+    Account, Client, Config, Counters, Event, Formats, Input, Limits, Output, Reason, Retry,
 };
 use crate::coap::{self, Peer};
 use crate::dtls::{Limits as DtlsLimits, Mux};
@@ -53,6 +53,8 @@ pub(in crate::agent) struct Fleet {
     pub(in crate::agent) format: Option<ContentFormat>,
     /// How long the devices listen after each message, if they sleep in between.
     pub(in crate::agent) queue_mode: Option<Duration>,
+    /// How long a message waits for its answer before it is repeated the first time.
+    pub(in crate::agent) ack_timeout: Duration,
     /// The same seed gives the same values.
     pub(in crate::agent) seed: u64,
 }
@@ -193,7 +195,10 @@ impl Fleet {
                 longest: Duration::from_secs(60),
             },
             limits: Limits::default(),
-            coap: coap::Parameters::default(),
+            coap: coap::Parameters {
+                ack_timeout: self.ack_timeout,
+                ..coap::Parameters::default()
+            },
             coap_limits: coap::Limits::default(),
         };
         // tokens and message ids must not repeat those of a run a moment ago
@@ -274,7 +279,12 @@ impl Device {
                     self.wire.close(self.clock.now()).await;
                     return None;
                 }
-                Output::Event(event) => self.report(Seen::Client(event)).await?,
+                Output::Event(event) => {
+                    if is_unanswered(&event) {
+                        self.wire.renew(self.clock.now()).await;
+                    }
+                    self.report(Seen::Client(event)).await?;
+                }
                 // What the wire sent may have brought something about.
                 Output::Timeout(_) if self.wire.has_news() => {}
                 Output::Timeout(next) => {
@@ -311,6 +321,16 @@ impl Device {
         let unreachable = self.wire.unreachable;
         add(&totals.unreachable, unreachable, self.unreachable);
         self.unreachable = unreachable;
+    }
+}
+
+/// Whether the server did not answer at all.
+fn is_unanswered(event: &Event) -> bool {
+    match event {
+        Event::RegistrationFailed { reason, .. } | Event::RegistrationLost { reason, .. } => {
+            *reason == Reason::Unanswered(coap::Failure::Timeout)
+        }
+        _ => false,
     }
 }
 

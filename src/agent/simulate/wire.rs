@@ -148,6 +148,19 @@ impl Wire {
         self.flush(now).await;
     }
 
+    /// Begins a new session with the next message. A server that lost the session says nothing
+    /// about it (RFC 6347 §4.1.2.7), so a device that is not answered has to begin anew.
+    pub(super) async fn renew(&mut self, now: Now) {
+        if let Some(secure) = &mut self.secure
+            && secure.established
+            && let Some(session) = secure.session.take()
+        {
+            secure.established = false;
+            secure.mux.close(session);
+        }
+        self.flush(now).await;
+    }
+
     /// Says goodbye to the server, and notes what the network said last.
     pub(super) async fn close(&mut self, now: Now) {
         if let Some(secure) = &mut self.secure

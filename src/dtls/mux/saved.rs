@@ -3,10 +3,12 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
-use crate::dtls::PeerIdentity;
+use sha2::{Digest as _, Sha256};
+
 use crate::dtls::mux::session::{Live, Role, Session, Stage};
 use crate::dtls::mux::{Mux, Output};
 use crate::dtls::record::{Cid, Reader};
+use crate::dtls::{Keys, PeerIdentity};
 use crate::route::Route;
 use crate::secret::Secret;
 use crate::time::{Instant, Now};
@@ -20,6 +22,9 @@ pub struct Saved {
     pub(super) cid: Option<Cid>,
     newest: u64,
     pub(super) identity: PeerIdentity,
+    /// The SHA-256 of the key that a client came in with, so that its session does not outlive that
+    /// key while no process is there to end it. Empty where there is none.
+    key: Secret,
     /// The engine's part.
     engine: Secret,
 }
@@ -30,7 +35,7 @@ pub struct Saved {
 pub struct Malformed;
 
 /// The layout below. Another one gets another number.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Most certificates, or names in one, that are read.
 const MOST_PARTS: u64 = 1024;
@@ -98,6 +103,7 @@ impl Saved {
                 put(&mut to, key);
             }
         }
+        put(&mut to, self.key.expose());
         put(&mut to, self.engine.expose());
         Secret::new(to)
     }
@@ -186,14 +192,27 @@ fn parse(from: &mut Reader<'_>) -> Option<Saved> {
         2 => PeerIdentity::RawPublicKey(from.vector(4)?.to_vec()),
         _ => return None,
     };
+    let key = Secret::new(from.vector(4)?);
     Some(Saved {
         route: Route { listener, address },
         role,
         cid,
         newest,
         identity,
+        key,
         engine: Secret::new(from.vector(4)?),
     })
+}
+
+/// What stands for the key of a client with a PSK; `None` when it has none any more.
+fn key_of(keys: Option<&dyn Keys>, role: Role, identity: &PeerIdentity) -> Option<Secret> {
+    match (role, identity) {
+        (Role::Server, PeerIdentity::Psk(identity)) => {
+            let key = keys?.psk(identity)?;
+            Some(Secret::new(Sha256::digest(key.expose()).as_slice()))
+        }
+        _ => Some(Secret::new([])),
+    }
 }
 
 /// A counted list.
@@ -212,15 +231,18 @@ impl Mux {
     /// forgotten without a word to their peers, and no [`Output::Closed`] follows.
     pub fn save(&mut self) -> Vec<Saved> {
         let indices = self.sessions.indices();
+        let listeners = self.listeners.clone();
         let saved = |session: Session| {
             let Stage::Live(live) = session.stage else {
                 return None;
             };
+            let keys = listeners.get(&session.route.listener);
             Some(Saved {
                 route: session.route,
                 role: session.role,
                 cid: session.cid,
                 newest: live.newest,
+                key: key_of(keys.map(|keys| &**keys), session.role, &live.identity)?,
                 identity: Arc::unwrap_or_clone(live.identity),
                 engine: session.dtls?.save()?,
             })
@@ -236,9 +258,9 @@ impl Mux {
     /// many. An [`Output::Established`] follows for each, with its new id, and its idle time
     /// begins anew.
     ///
-    /// Left out, and counted, are those of clients on listeners that are not served any more,
-    /// those that the engine refuses, and those whose place is taken. So
-    /// [`serve`](Self::serve) first.
+    /// Left out, and counted, are those of clients on listeners that are not served any more, or
+    /// whose key is not the one any more that they came in with, those that the engine refuses, and
+    /// those whose place is taken. So [`serve`](Self::serve) first, with keys that are there.
     pub fn restore(&mut self, now: Now, saved: Vec<Saved>) -> usize {
         self.latest = now;
         let all = saved.len();
@@ -251,9 +273,13 @@ impl Mux {
     }
 
     fn restore_one(&mut self, now: Now, saved: Saved) -> Option<()> {
-        let served = self.listeners.contains_key(&saved.route.listener);
-        let taken = saved.cid.is_some_and(|cid| self.cids.contains_key(&cid));
-        if taken || (saved.role == Role::Server && !served) {
+        if saved.role == Role::Server {
+            let keys = self.listeners.get(&saved.route.listener)?;
+            if key_of(Some(&**keys), saved.role, &saved.identity)? != saved.key {
+                return None;
+            }
+        }
+        if saved.cid.is_some_and(|cid| self.cids.contains_key(&cid)) {
             return None;
         }
         let dtls = self.engine.restore(now, saved.engine.expose()).ok()?;

@@ -420,6 +420,9 @@ impl Server {
         let Some(mut active) = self.bootstrap.remove(id) else {
             return;
         };
+        if let Some(before) = &active.replaced {
+            self.close_sessions_before(&active.endpoint, before.as_deref());
+        }
         let news = match result {
             Ok(()) => News::Done {
                 written: active.run.written(),
@@ -432,6 +435,27 @@ impl Server {
             },
         };
         self.tell(active.peer, Some(active.endpoint), news);
+    }
+
+    /// Closes the sessions with our LwM2M server that stand on a key which was handed out anew since:
+    /// whoever has that older key, the device or somebody else, has to come with the new one.
+    fn close_sessions_before(&mut self, endpoint: &str, before: Option<&Grant>) {
+        let now = self.book.grant_of(endpoint);
+        let identities: Vec<_> = [before, now.as_deref()]
+            .into_iter()
+            .flatten()
+            .map(|grant| grant.psk.identity.clone())
+            .collect();
+        let settings = &self.settings;
+        let is_theirs = |peer: &PeerIdentity, listener: u16| {
+            let place = settings.listener(listener);
+            place.is_some_and(|place| place.purpose == Purpose::Management)
+                && matches!(peer, PeerIdentity::Psk(identity)
+                    if identities.iter().any(|theirs| **theirs == **identity))
+        };
+        if let Some(mux) = &mut self.mux {
+            mux.close_those(is_theirs);
+        }
     }
 
     /// Ends the run of an endpoint whose credentials changed: what it hands out may be void, or not
@@ -476,6 +500,7 @@ impl Server {
             profile,
             key_expires,
         } = self.choose(now, caller, ask.endpoint.as_deref())?;
+        let before = self.book.grant_of(&endpoint);
         let (book, rng) = (&mut self.book, &mut self.rng);
         let mut replaced = None;
         let mut issue = |identity: &[u8]| {
@@ -493,6 +518,9 @@ impl Server {
                 return Err(refusal);
             }
         };
+        if replaced.is_some() {
+            self.close_sessions_before(&endpoint, before.as_deref());
+        }
         let profile = profile.id.clone();
         self.tell(
             caller.peer,

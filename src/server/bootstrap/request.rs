@@ -33,7 +33,10 @@ impl Ask {
                 let number = text.trim_matches('"').parse().map_err(|_| {
                     Refusal::new(
                         Code::BAD_REQUEST,
-                        format!("pct={text} is not the number of a content format"),
+                        format!(
+                            "pct={} is not the number of a content format",
+                            text.escape_debug()
+                        ),
                     )
                 })?;
                 let format = ContentFormat(number);

@@ -416,6 +416,31 @@ impl Book {
         }
     }
 
+    /// Whether this identity can be several endpoints, so that it does not say by itself which one
+    /// of them is there: a certificate with several names, of an authority that lets it choose.
+    pub fn may_be_several(&self, identity: &PeerIdentity) -> bool {
+        let PeerIdentity::X509 {
+            leaf,
+            names,
+            authority: Some(authority),
+            ..
+        } = identity
+        else {
+            return false;
+        };
+        if self.shared.read().pinned(&fingerprint(leaf)).is_some() {
+            return false;
+        }
+        let vouching = self
+            .authorities
+            .iter()
+            .filter(|known| known.sha256 == *authority && known.covers(names));
+        let allowed: BTreeSet<String> = vouching
+            .flat_map(|known| known.rule.endpoints(names))
+            .collect();
+        allowed.len() > 1
+    }
+
     /// The operator's name of an endpoint, where it is another than the endpoint itself.
     pub fn name_of(&self, endpoint: &str) -> Option<Arc<str>> {
         let table = self.shared.read();

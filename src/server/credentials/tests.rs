@@ -294,6 +294,35 @@ fn a_certificate_of_an_authority_is_the_endpoint_that_it_names() {
 }
 
 #[test]
+fn a_certificate_with_several_names_does_not_say_which_one_is_there() {
+    let mut book = book(Join::Known);
+    let any = Authority::new(*b"any", Origin::Store);
+    let common = Authority {
+        rule: Rule::parse("{cn}").unwrap(),
+        ..Authority::new(*b"common", Origin::Store)
+    };
+    book.trust_always(vec![any.clone(), common.clone()]);
+    for (names, authority, several) in [
+        (&["m1"][..], &any, false),
+        // A name that is repeated is one.
+        (&["m1", "m1"], &any, false),
+        (&["m1", "m2"], &any, true),
+        (&["m1", "m2"], &common, false),
+    ] {
+        let peer = certificate(b"leaf", names, Some(authority));
+        assert_eq!(book.may_be_several(&peer), several, "{names:?}");
+    }
+    let pinned = Record {
+        certificate: Some(fingerprint(b"leaf")),
+        ..Record::new("sec1", UnixTime::default())
+    };
+    book.add(pinned).unwrap();
+    let peer = certificate(b"leaf", &["m1", "m2"], Some(&any));
+    assert!(!book.may_be_several(&peer));
+    assert!(!book.may_be_several(&PeerIdentity::Psk(b"id1".to_vec())));
+}
+
+#[test]
 fn what_stands_already_is_not_stored_twice() {
     let mut book = book(Join::Known);
     book.add(record("sec1", "id1")).unwrap();

@@ -255,28 +255,23 @@ fn reboot(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// The bootstrap profile that the README shows, so that what it shows works.
+fn readme_profile() -> Result<String> {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))?;
+    let (_, rest) = readme
+        .split_once("# /etc/lwm2mqtt/bootstrap.d/here.toml\n")
+        .context("the README has no bootstrap profile")?;
+    let (profile, _) = rest.split_once("```").context("the profile has no end")?;
+    ensure!(profile.contains("coaps://gw.example:5684"), "another URI");
+    Ok(profile.to_owned())
+}
+
 fn bootstrap(stage: &Stage) -> Result<()> {
     let coaps = format!("127.0.0.1:{}", free_udp_port()?);
+    let readme = readme_profile()?;
     let profile = |uri: &str| {
-        format!(
-            r#"schema = 1
-
-[profile]
-id = "here"
-
-[match]
-endpoint = "sec*"
-
-[[server]]
-uri = "{uri}"
-short_server_id = 101
-lifetime = 3600
-
-[[object]]
-path = "/3/0"
-resources = {{ 14 = "+02:00" }}
-"#
-        )
+        readme.replace("coaps://gw.example:5684", uri)
+            + "\n[[object]]\npath = \"/3/0\"\nresources = { 14 = \"+02:00\" }\n"
     };
     let folder = stage.folder.join("bootstrap.d");
     fs::create_dir_all(&folder)?;

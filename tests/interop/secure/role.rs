@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::message::Carrier;
+use super::nat::Nat;
 use super::{KEY, KEY_TEXT, Pki, text};
 use crate::agent::free_udp_port;
 use crate::peers::{leshan_server, program};
@@ -80,6 +81,12 @@ pub fn cases() -> Vec<Case> {
             Need::LeshanServer,
             &[(Who::LeshanServer, What::X509Ccm8)],
             leshan_x509,
+        ),
+        Case::new(
+            "secure client leshan-2 cid",
+            Need::LeshanServer,
+            &[(Who::LeshanServer, What::Cid)],
+            leshan_cid,
         ),
     ]
 }
@@ -319,4 +326,30 @@ fn leshan_x509(stage: &Stage) -> Result<()> {
     ];
     let mut device = simulate(stage, &format!("localhost:{port}"), &credential)?;
     served(&mut server, &mut device)
+}
+
+/// Our own address changes, and the server goes on with us by the connection ID that it gave us.
+fn leshan_cid(stage: &Stage) -> Result<()> {
+    let (mut server, port) = leshan(stage, &[&format!("psk=dev-0:id1:{KEY}"), "cid=6"])?;
+    let nat = Nat::to(&format!("127.0.0.1:{port}"))?;
+    let options = [&PSK[..], &["--lifetime", "10s"]].concat();
+    let mut device = simulate(stage, &nat.address, &options)?;
+    served(&mut server, &mut device)?;
+    ensure!(
+        !nat.records_with_cid().is_empty(),
+        "no record of ours carries the server's connection ID"
+    );
+    let before = nat.port()?;
+    nat.forget();
+    nat.rebind()?;
+    server.expect("updated dev-0")?;
+    server.tell("read dev-0 /3/0/0")?;
+    let read = server.expect("read /3/0/0")?;
+    ensure!(read.contains("CONTENT(205)"), "{read}");
+    ensure!(nat.handshakes() == 0, "it took a handshake");
+    step!(
+        "from port {before} to {}, without a handshake: {read}",
+        nat.port()?
+    );
+    Ok(())
 }
