@@ -1,7 +1,7 @@
 //! The UDP sockets that devices reach us at.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll};
 
 use anyhow::Context as _;
@@ -98,10 +98,25 @@ const fn route(index: usize, address: SocketAddr) -> Route {
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::bind(address)?;
+    let socket = std::net::UdpSocket::bind(address).or_else(|error| {
+        let instead = without_ipv6(address, &error).ok_or(error)?;
+        tracing::info!("this host has no IPv6: listening on {instead} instead of {address}");
+        std::net::UdpSocket::bind(instead)
+    })?;
     socket.set_nonblocking(true)?;
     enlarge(&socket, address);
     Ok(UdpSocket::from_std(socket)?)
+}
+
+/// What to bind where the host has no IPv6: `[::]` means every address, so every IPv4 address then.
+fn without_ipv6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let errno = rustix::io::Errno::from_io_error(error)?;
+    let has_none = matches!(
+        errno,
+        rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL
+    );
+    (has_none && address.ip() == Ipv6Addr::UNSPECIFIED)
+        .then(|| (Ipv4Addr::UNSPECIFIED, address.port()).into())
 }
 
 /// Enlarges the receive buffer: beyond the kernel's cap where that is allowed, else up to it.
@@ -119,5 +134,22 @@ fn enlarge(socket: &std::net::UdpSocket, address: SocketAddr) {
         tracing::warn!(
             "{address}: the receive buffer is only {size} bytes, so a burst of registrations may be lost; allow more with: sysctl -w net.core.rmem_max={RECEIVE_BUFFER}"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_every_ipv4_address_where_there_is_no_ipv6() {
+        let none = io::Error::from(rustix::io::Errno::AFNOSUPPORT);
+        let used = io::Error::from(rustix::io::Errno::ADDRINUSE);
+        let instead = |address: &str, error| without_ipv6(address.parse().unwrap(), error);
+        let all = "0.0.0.0:5684".parse().ok();
+        assert_eq!(instead("[::]:5684", &none), all);
+        assert_eq!(instead("[::]:5684", &used), None);
+        assert_eq!(instead("[2001:db8::1]:5684", &none), None);
+        assert_eq!(instead("192.0.2.1:5684", &none), None);
     }
 }
