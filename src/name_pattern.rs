@@ -2,7 +2,7 @@
 
 use regex::{Regex, RegexBuilder};
 
-use crate::diagnostic::Item;
+use crate::diagnostic::{Item, Reader, Table};
 
 /// Memory that one compiled expression may take; matching is linear in the name's length.
 const REGEX_SIZE: usize = 256 * 1024;
@@ -77,6 +77,24 @@ impl NamePattern {
             Form::Regex(_) => 0,
         }
     }
+}
+
+/// The table `[match]` of a profile, which says what it is for. Without one it is for nothing, and
+/// that is said.
+pub(crate) fn match_table<'a>(item: Option<Item<'a>>, reader: &Reader) -> Option<Table<'a>> {
+    let Some(item) = item else {
+        if !reader.is_broken() {
+            reader.warning(
+                "no-match",
+                &reader.start(),
+                "without [match] the profile is used for no device",
+                "add `[match]` with `endpoint = \"…\"`, \"*\" for every device; \
+                 or leave [match] empty to say that this is meant",
+            );
+        }
+        return None;
+    };
+    item.table("match", "{ endpoint = \"*\" }")
 }
 
 /// `*` is any run of characters, `?` any one.

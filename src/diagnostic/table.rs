@@ -91,8 +91,8 @@ impl<'a> Table<'a> {
         item
     }
 
-    /// The tables of `[[key]]`; none where there are none.
-    pub fn tables(&mut self, key: &'static str) -> Vec<Self> {
+    /// The elements of `[[key]]`; none where there are none.
+    pub fn items(&mut self, key: &'static str) -> Vec<Item<'a>> {
         let Some(item) = self.take(key) else {
             return Vec::new();
         };
@@ -104,8 +104,12 @@ impl<'a> Table<'a> {
             );
             return Vec::new();
         }
-        let items = item.list("[{ … }]").unwrap_or_default();
-        items
+        item.list("[{ … }]").unwrap_or_default()
+    }
+
+    /// Those of them that are tables.
+    pub fn tables(&mut self, key: &'static str) -> Vec<Self> {
+        self.items(key)
             .into_iter()
             .filter_map(|item| item.table(key, "{ … }"))
             .collect()

@@ -23,7 +23,7 @@ use crate::diagnostic::{At, Diagnostic, Item, Reader, Source, Table};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::path::{Id, Level, Path};
 use crate::name::{objection, short_hash};
-use crate::name_pattern::NamePattern;
+use crate::name_pattern::{NamePattern, match_table};
 use signal::Defaults;
 
 /// What became of mapping files.
@@ -193,19 +193,7 @@ fn read_selector(item: Option<Item<'_>>, scope: Scope<'_>) -> Selector {
         objects: Vec::new(),
         never: true,
     };
-    let Some(item) = item else {
-        if !scope.reader.is_broken() {
-            scope.reader.warning(
-                "no-match",
-                &scope.reader.start(),
-                "without [match] the profile is used for no device",
-                "add `[match]` with `endpoint = \"…\"`, \"*\" for every device; \
-                 or leave [match] empty to say that this is meant",
-            );
-        }
-        return selector;
-    };
-    let Some(mut table) = item.table("match", "{ endpoint = \"*\" }") else {
+    let Some(mut table) = match_table(item, scope.reader) else {
         return selector;
     };
     selector.never = table.is_empty();

@@ -45,12 +45,12 @@ pub fn read(
         content: Content::default(),
         holds_keys: false,
     };
-    for item in tables(&mut root, "device") {
+    for item in root.items("device") {
         if let Some(table) = item.table("device", "{ name = \"meter-7\" }") {
             draft.device(&item, table);
         }
     }
-    for item in tables(&mut root, "authority") {
+    for item in root.items("authority") {
         if let Some(table) = item.table("authority", "{ ca_file = \"ca.pem\" }") {
             draft.authority(table);
         }
@@ -73,22 +73,6 @@ pub fn read(
         diagnostics,
         holds_keys,
     }
-}
-
-/// The elements of `[[key]]`.
-fn tables<'a>(root: &mut Table<'a>, key: &'static str) -> Vec<Item<'a>> {
-    let Some(item) = root.take(key) else {
-        return Vec::new();
-    };
-    if item.is_table() {
-        item.error(
-            "bad-type",
-            format!("there may be several of `{key}`"),
-            format!("write `[[{key}]]` with two brackets"),
-        );
-        return Vec::new();
-    }
-    item.list("[{ … }]").unwrap_or_default()
 }
 
 struct Draft<'a, 'f> {

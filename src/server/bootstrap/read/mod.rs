@@ -12,7 +12,7 @@ use super::profile::{OwnAccount, Profile, Profiles, Selector};
 use crate::diagnostic::{At, Diagnostic, Item, Reader, Severity, Source, Table};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::path::{Id, Path};
-use crate::name_pattern::NamePattern;
+use crate::name_pattern::{NamePattern, match_table};
 use crate::secret::Secret;
 
 /// Keys whose values are never shown.
@@ -198,19 +198,7 @@ fn read_selector(item: Option<Item<'_>>, scope: Scope<'_>) -> Selector {
         never: true,
         ..Selector::default()
     };
-    let Some(item) = item else {
-        if !scope.reader.is_broken() {
-            scope.reader.warning(
-                "no-match",
-                &scope.reader.start(),
-                "without [match] the profile is used for no device",
-                "add `[match]` with `endpoint = \"…\"`, \"*\" for every device; \
-                 or leave [match] empty to say that this is meant",
-            );
-        }
-        return selector;
-    };
-    let Some(mut table) = item.table("match", "{ endpoint = \"*\" }") else {
+    let Some(mut table) = match_table(item, scope.reader) else {
         return selector;
     };
     selector.never = table.is_empty();
