@@ -35,8 +35,8 @@ path = "/3/0"
 resources = { 15 = "Europe/Berlin" }
 "#;
 
-/// The profiles here name no files.
-struct NoFiles;
+/// What profiles are compiled with that name no files.
+pub struct NoFiles;
 
 impl Attachments for NoFiles {
     fn read(&self, _: Attachment<'_>) -> Result<Secret, String> {

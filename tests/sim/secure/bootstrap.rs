@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use lwm2mqtt::diagnostic::{Severity, Source};
+use lwm2mqtt::diagnostic::Source;
 use lwm2mqtt::lwm2m::codec::{self, Context};
 use lwm2mqtt::lwm2m::{ContentFormat, Models, Path, Value};
-use lwm2mqtt::secret::Secret;
-use lwm2mqtt::server::bootstrap::{Attachment, Attachments, Profiles};
+use lwm2mqtt::server::bootstrap::Profiles;
 
 use super::*;
+use crate::bootstrap::NoFiles;
 use crate::road::BOOTSTRAP_COAPS;
 
 const PROFILE: &str = r#"
@@ -22,19 +22,6 @@ uri = "coaps://10.0.0.254:5684"
 short_server_id = 101
 lifetime = 300
 "#;
-
-/// The profile names no files.
-struct NoFiles;
-
-impl Attachments for NoFiles {
-    fn read(&self, _: Attachment<'_>) -> Result<Secret, String> {
-        Err("there are no files".into())
-    }
-
-    fn unreadable(&self) -> Severity {
-        Severity::Error
-    }
-}
 
 /// A gateway that bootstraps `sec1` by the identity `factory`.
 fn bootstrapping_rig() -> Rig {
