@@ -272,7 +272,7 @@ impl Book {
             if let Some(conflict) = table.identity_conflict(&psk.identity, endpoint) {
                 return Err(conflict.into());
             }
-            let granted = table.grants().count();
+            let granted = table.grants().len();
             if granted >= self.limits.records && table.grant(endpoint).is_none() {
                 return Err(Refused::Full(self.limits.records));
             }

@@ -65,7 +65,7 @@ impl Table {
         self.by_name.values()
     }
 
-    pub(super) fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+    pub(super) fn grants(&self) -> impl ExactSizeIterator<Item = &Arc<Grant>> {
         self.grants.values()
     }
 
