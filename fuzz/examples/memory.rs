@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use lwm2mqtt as program;
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 #[path = "../../src/dtls/mbedtls/tests/papers.rs"]
 mod papers;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 #[path = "../../src/dtls/mbedtls/tests/rig.rs"]
 mod rig;
 

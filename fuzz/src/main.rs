@@ -11,10 +11,10 @@ use lwm2mqtt as program;
 
 #[path = "../../src/dtls/mbedtls/tests/fuzz.rs"]
 mod fuzz;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 #[path = "../../src/dtls/mbedtls/tests/papers.rs"]
 mod papers;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 #[path = "../../src/dtls/mbedtls/tests/rig.rs"]
 mod rig;
 
