@@ -35,6 +35,10 @@ interop *WORDS:
     script/setup --interop
     cargo test --features interop --test interop -- {{WORDS}}
 
+# docs/conformance.md, made anew from the tests.
+conformance:
+    LWM2MQTT_BLESS=1 cargo test --test conformance
+
 # The benchmarks inside one process.
 bench *ARGS:
     cargo bench {{ARGS}}
