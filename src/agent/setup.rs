@@ -109,7 +109,10 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             has_store: false,
         },
         limits: Limits::default(),
-        parameters: coap::Parameters::default(),
+        parameters: coap::Parameters {
+            ack_timeout: config.devices.ack_timeout,
+            ..coap::Parameters::default()
+        },
         models: Arc::new(models),
         plan,
         engine: None,

@@ -178,6 +178,8 @@ pub struct Devices {
     pub files: Vec<PathBuf>,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
+    /// ACK_TIMEOUT towards devices (RFC 7252 §4.8), 100 ms to 60 s.
+    pub ack_timeout: Duration,
     /// Longer lifetimes are brought down to this; not built.
     pub lifetime_max: Option<Duration>,
     /// `[devices.bootstrap]`
@@ -196,6 +198,7 @@ impl Default for Devices {
             coap_from: Vec::new(),
             files: vec![PathBuf::from("/etc/lwm2mqtt/devices.d")],
             lifetime_grace: Duration::from_secs(30),
+            ack_timeout: Duration::from_secs(2),
             lifetime_max: None,
             bootstrap: Bootstrap::default(),
         }

@@ -241,6 +241,12 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
             scalar::duration(&item, Duration::ZERO, DAY),
         );
     }
+    if let Some(item) = table.take("ack_timeout") {
+        set(
+            &mut devices.ack_timeout,
+            scalar::duration(&item, Duration::from_millis(100), Duration::from_secs(60)),
+        );
+    }
     if let Some(item) = not_built(table, "lifetime_max") {
         devices.lifetime_max = scalar::duration(&item, SECOND, YEAR);
     }
