@@ -184,8 +184,8 @@ pub enum Event {
         /// The response, whole, of whatever code; or why there is none.
         result: Result<Response, Failure>,
     },
-    /// A fresh notification, whole and in order (RFC 7641 §3.4). One without Observe option or with
-    /// an error code is the last: `ended` is true and the id is void.
+    /// A notification, whole. One without Observe option or with an error code is the last: `ended`
+    /// is true and the id is void.
     Notification {
         /// Which observation.
         observation: ObservationId,
@@ -194,6 +194,9 @@ pub enum Event {
         response: Response,
         /// Whether the observation is over.
         ended: bool,
+        /// Whether a newer one came before it (RFC 7641 §3.4): what it says may not take the place
+        /// of anything. One that came in blocks is dropped then.
+        overtaken: bool,
         /// Present on a confirmable one: hand it to [`Endpoint::acknowledge`] in the end.
         receipt: Option<Receipt>,
     },
@@ -225,7 +228,7 @@ pub struct Counters {
     pub unmatched: u64,
     /// Responses and notifications under a token that nobody waits for, answered with Reset.
     pub unknown_tokens: u64,
-    /// Notifications overtaken by a newer one, dropped (RFC 7641 §3.4).
+    /// Notifications that were overtaken by a newer one, or say the newest again (RFC 7641 §3.4).
     pub stale_notifications: u64,
     /// Confirmable notifications left unanswered, to be repeated: they repeat one that waits for
     /// its receipt, or too many wait already.

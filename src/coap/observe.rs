@@ -26,6 +26,17 @@ pub(super) struct Observation {
     pub(super) request: Box<[u8]>,
 }
 
+/// How a notification stands to those of its observation that came before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// It is newer than all of them.
+    Newest,
+    /// It is the newest of them once more.
+    Again,
+    /// A newer one came first.
+    Overtaken,
+}
+
 impl Observation {
     /// An observation whose first representation came with this number.
     pub(super) fn new(
@@ -44,17 +55,21 @@ impl Observation {
         }
     }
 
-    /// Whether a notification is newer than all before it (RFC 7641 §3.4). If so it is the newest
-    /// from now on.
-    pub(super) fn advance(&mut self, number: u32, now: Instant) -> bool {
+    /// How a notification stands to those before it (RFC 7641 §3.4). If it is newer, it is the
+    /// newest from now on.
+    pub(super) fn place(&mut self, number: u32, now: Instant) -> Order {
         let newer = self
             .arrival
             .is_none_or(|arrival| is_newer(self.newest, number) || now.since(arrival) > REORDERING);
         if newer {
             self.newest = number;
             self.arrival = Some(now);
+            Order::Newest
+        } else if number == self.newest {
+            Order::Again
+        } else {
+            Order::Overtaken
         }
-        newer
     }
 
     /// Lets the next notification count as newer, whatever its number: the newest was lost.
@@ -118,10 +133,11 @@ mod tests {
         let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
         let mut observation =
             Observation::new(ExchangeId(1), Token::default(), Box::default(), 100, at(0));
-        assert!(!observation.advance(90, at(128)));
-        assert!(observation.advance(90, at(129)));
-        assert!(!observation.advance(89, at(200)));
+        assert_eq!(observation.place(90, at(128)), Order::Overtaken);
+        assert_eq!(observation.place(90, at(129)), Order::Newest);
+        assert_eq!(observation.place(90, at(129)), Order::Again);
+        assert_eq!(observation.place(89, at(200)), Order::Overtaken);
         observation.forget_order();
-        assert!(observation.advance(89, at(200)));
+        assert_eq!(observation.place(89, at(200)), Order::Newest);
     }
 }

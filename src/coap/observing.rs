@@ -6,7 +6,7 @@ use crate::coap::endpoint::{Cancel, Endpoint, Event, ExchangeId, Failure, Observ
 use crate::coap::exchange::{Exchange, Purpose, Step};
 use crate::coap::link::{OpenReceipt, insert_tight, remove_tight, slot_of};
 use crate::coap::message::{Kind, Message};
-use crate::coap::observe::Observation;
+use crate::coap::observe::{Observation, Order};
 use crate::coap::option::{OptionFault, Options};
 use crate::coap::types::{Code, Observe, Request, Response, Token};
 use crate::time::Instant;
@@ -143,14 +143,22 @@ impl Endpoint {
             .options
             .observe
             .filter(|_| message.code.is_success());
-        if let (Some(number), Some(observation)) = (number, link.observations.get_mut(at))
-            && !observation.advance(number, now)
-        {
+        let order = match (number, link.observations.get_mut(at)) {
+            (Some(number), Some(observation)) => observation.place(number, now),
+            _ => Order::Newest,
+        };
+        if order != Order::Newest {
             self.counters.stale_notifications += 1;
-            if confirmable {
-                self.send_empty(peer, Kind::Acknowledgement, message.id);
+            // What a device stored says itself when it was; the rest of a body of which this is
+            // the first block is gone.
+            let whole = !message.options.block2.is_some_and(|block| block.more);
+            let of_use = order == Order::Overtaken && whole && first.is_none();
+            if !of_use {
+                if confirmable {
+                    self.send_empty(peer, Kind::Acknowledgement, message.id);
+                }
+                return;
             }
-            return;
         }
         if let Some(at) = first {
             return self.replace_first(slot, at, message);
@@ -165,6 +173,15 @@ impl Endpoint {
                 message_id: message.id,
                 expiry: now + EXCHANGE_LIFETIME,
                 last: identity.filter(|_| ended),
+            });
+        }
+        if order == Order::Overtaken {
+            return self.emit(Event::Notification {
+                observation: id,
+                response: message.options.into_response(message.code, message.payload),
+                ended: false,
+                overtaken: true,
+                receipt,
             });
         }
         self.deliver(slot, at, id, message, ended, receipt);
@@ -209,6 +226,7 @@ impl Endpoint {
                     observation: id,
                     response,
                     ended,
+                    overtaken: false,
                     receipt,
                 });
             }
@@ -265,6 +283,7 @@ impl Endpoint {
             observation,
             response,
             ended,
+            overtaken: false,
             receipt,
         });
     }

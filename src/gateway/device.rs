@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::gateway::json::{Quality, Sample};
 use crate::gateway::publish::{Class, Properties, Publish, Qos};
 use crate::lwm2m::Path;
-use crate::mapping::{Destination, Format, Profile, Signal, breaks_text};
+use crate::mapping::{Destination, Format, History, Kind, Profile, Signal, breaks_text};
 use crate::server::{Operation, OperationId};
 use crate::time::{Instant, UnixTime};
 
@@ -96,12 +96,9 @@ pub struct Tracked {
 impl Tracked {
     /// A path whose values go where `destination` says.
     pub fn new(path: Path, destination: Destination, endpoint: &str) -> Self {
-        let content_type = match &destination {
-            Destination::Signal(Signal {
-                format: Format::Value,
-                ..
-            }) => "text/plain",
-            _ => "application/json",
+        let format = match &destination {
+            Destination::Signal(signal) => signal.format,
+            _ => Format::Json,
         };
         let user = vec![
             ("path".to_owned(), path.to_string()),
@@ -115,7 +112,7 @@ impl Tracked {
             ),
         ];
         let properties = Properties {
-            content_type: Some(content_type),
+            content_type: Some(content_type(format)),
             user,
             ..Properties::default()
         };
@@ -130,24 +127,72 @@ impl Tracked {
 
     /// A value as a message.
     pub fn publish_of(&self, signal: &Signal, sample: &Sample, quality: Quality) -> Publish {
+        let payload = sample.to_payload(signal.format, signal.unit.as_deref(), quality);
         let message = Publish {
-            qos: if signal.qos == 0 {
-                Qos::AtMostOnce
-            } else {
-                Qos::AtLeastOnce
-            },
+            qos: qos_of(signal),
             properties: Some(self.properties.clone()),
-            ..Publish::state(signal.topic.clone(), sample.to_payload(signal, quality))
+            ..Publish::state(signal.topic.clone(), payload)
         };
         if signal.retain {
-            message
-        } else {
-            Publish {
-                retain: false,
-                class: Class::Event,
-                ..message
-            }
+            return message;
         }
+        Publish {
+            retain: false,
+            class: if signal.kind == Kind::Telemetry {
+                Class::Sample
+            } else {
+                Class::Event
+            },
+            ..message
+        }
+    }
+
+    /// Samples as messages of the signal's history: one that is measured now as it stands on the
+    /// signal's own topic, those that were stored as one message.
+    pub fn history_of(
+        &self,
+        signal: &Signal,
+        history: &History,
+        samples: &[Sample],
+        live: bool,
+    ) -> Vec<Publish> {
+        let unit = signal.unit.as_deref();
+        let properties = if history.format == signal.format {
+            self.properties.clone()
+        } else {
+            Arc::new(Properties {
+                content_type: Some(content_type(history.format)),
+                ..(*self.properties).clone()
+            })
+        };
+        let message = |payload| Publish {
+            qos: qos_of(signal),
+            properties: Some(properties.clone()),
+            class: Class::Sample,
+            ..Publish::event(history.topic.clone(), payload)
+        };
+        if history.format == Format::Json && !live {
+            return vec![message(Sample::stored_to_json(samples, unit))];
+        }
+        samples
+            .iter()
+            .map(|sample| message(sample.to_payload(history.format, unit, sample.quality())))
+            .collect()
+    }
+}
+
+const fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Json => "application/json",
+        Format::Value => "text/plain",
+    }
+}
+
+const fn qos_of(signal: &Signal) -> Qos {
+    if signal.qos == 0 {
+        Qos::AtMostOnce
+    } else {
+        Qos::AtLeastOnce
     }
 }
 

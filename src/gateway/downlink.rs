@@ -319,6 +319,7 @@ impl Gateway {
                 now,
                 device,
                 source: Source::Read,
+                overtaken: false,
             };
             self.take_values(arrival, records, problems);
         }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde_json::{Value as Json, json};
 
 use crate::lwm2m::{DataType, ObjectLink, Value};
-use crate::mapping::{Format, Signal};
+use crate::mapping::Format;
 use crate::time::UnixTime;
 
 /// Where a value came from.
@@ -69,23 +69,29 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The payload for a signal, in the format that it wants.
-    pub fn to_payload(&self, signal: &Signal, quality: Quality) -> Vec<u8> {
-        match signal.format {
-            Format::Json => self.to_json(signal, quality),
+    /// How far it can be trusted when it comes.
+    pub const fn quality(&self) -> Quality {
+        if self.suspect {
+            Quality::Suspect
+        } else {
+            Quality::Good
+        }
+    }
+
+    /// The payload in the format that a signal wants, with its unit.
+    pub fn to_payload(&self, format: Format, unit: Option<&str>, quality: Quality) -> Vec<u8> {
+        match format {
+            Format::Json => self.to_json(unit, quality),
             Format::Value => self.value.as_ref().map_or_else(Vec::new, to_text),
         }
     }
 
     /// Written by hand: this is the path of every notification.
-    fn to_json(&self, signal: &Signal, quality: Quality) -> Vec<u8> {
+    fn to_json(&self, unit: Option<&str>, quality: Quality) -> Vec<u8> {
         let mut out = Vec::with_capacity(160);
         out.extend_from_slice(b"{\"value\":");
-        match &self.value {
-            Some(value) => write_value(&mut out, value),
-            None => out.extend_from_slice(b"null"),
-        }
-        if let Some(unit) = &signal.unit {
+        write_optional(&mut out, self.value.as_ref());
+        if let Some(unit) = unit {
             out.extend_from_slice(b",\"unit\":");
             write_string(&mut out, unit);
         }
@@ -105,6 +111,41 @@ impl Sample {
             ",\"quality\":\"{quality}\",\"src\":\"{source}\",\"seq\":{sequence}}}"
         );
         out
+    }
+
+    /// The samples that a device had stored, as one message: `[time, value]` each, and behind them
+    /// the device's own time where that cannot be right.
+    pub fn stored_to_json(samples: &[Self], unit: Option<&str>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + 40 * samples.len());
+        out.push(b'{');
+        if let Some(unit) = unit {
+            out.extend_from_slice(b"\"unit\":");
+            write_string(&mut out, unit);
+            out.push(b',');
+        }
+        let source = samples.first().map_or("", |sample| sample.source.as_str());
+        let _ = write!(
+            out,
+            "\"src\":\"{source}\",\"historical\":true,\"samples\":["
+        );
+        for (index, sample) in samples.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            let _ = write!(out, "{comma}[\"{}\",", sample.time);
+            write_optional(&mut out, sample.value.as_ref());
+            if let Some(raw) = sample.raw_time {
+                let _ = write!(out, ",\"{raw}\"");
+            }
+            out.push(b']');
+        }
+        out.extend_from_slice(b"]}");
+        out
+    }
+}
+
+fn write_optional(out: &mut Vec<u8>, value: Option<&Value>) {
+    match value {
+        Some(value) => write_value(out, value),
+        None => out.extend_from_slice(b"null"),
     }
 }
 

@@ -198,7 +198,9 @@ pub enum Output {
 pub struct Counters {
     /// Values that were published.
     pub values: u64,
-    /// Values older than the one that stands.
+    /// Samples that were published as history.
+    pub samples: u64,
+    /// Values older than the one that stands, of signals without history.
     pub older: u64,
     /// Values that a notification of more than them repeated.
     pub unchanged: u64,

@@ -78,7 +78,9 @@ impl Gateway {
             for tracked in device.signals.drain(..) {
                 if let Destination::Signal(signal) | Destination::Raw(signal) = tracked.destination
                 {
-                    self.holders.remove(&signal.topic);
+                    for topic in signal.topics() {
+                        self.holders.remove(topic);
+                    }
                 }
             }
             device.problems.clear();

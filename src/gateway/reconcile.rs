@@ -121,6 +121,7 @@ impl Gateway {
                     now,
                     device: id,
                     source: Source::Notify,
+                    overtaken: false,
                 };
                 self.take_values(arrival, answer.records, answer.problems);
                 if !answer.observing {

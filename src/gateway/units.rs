@@ -54,7 +54,8 @@ pub(super) fn spread(device: &mut Device, stated: &Path) {
     }
 }
 
-fn is_unit(path: &Path) -> bool {
+/// Whether a resource is the one that states a unit.
+pub(super) fn is_unit(path: &Path) -> bool {
     path.resource_id() == Some(UNITS)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gateway::device::{self, Reason, Tracked};
-use crate::gateway::json::{Quality, Sample, Source};
+use crate::gateway::json::{Sample, Source};
 use crate::gateway::topics::Owner;
 use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, units};
@@ -24,6 +24,9 @@ pub(super) struct Arrival {
     pub(super) now: Now,
     pub(super) device: DeviceId,
     pub(super) source: Source,
+    /// Whether a newer one came before it. Only what the device itself gave a time is of use then,
+    /// and for the history alone.
+    pub(super) overtaken: bool,
 }
 
 impl Arrival {
@@ -110,6 +113,7 @@ impl Gateway {
                 device,
                 records,
                 problems,
+                overtaken,
                 receipt,
                 ..
             } => {
@@ -119,6 +123,7 @@ impl Gateway {
                         now,
                         device,
                         source: Source::Notify,
+                        overtaken,
                     },
                     records,
                     problems,
@@ -151,19 +156,25 @@ impl Gateway {
     /// Publishes the values of one payload.
     ///
     /// Of several values those that changed; all of them when none did, because the device spoke
-    /// all the same.
+    /// all the same. Of several samples of one path the newest is the value, and all are history.
     pub(super) fn take_values(
         &mut self,
         arrival: Arrival,
         mut records: Vec<Record>,
         problems: Vec<Problem>,
     ) {
-        units::first(&mut records);
-        let alone = records.len() == 1;
+        in_order(&mut records);
+        let alone =
+            records.first().map(|record| record.path) == records.last().map(|record| record.path);
         let before = self.counters.values;
         let mut repeated = Vec::new();
-        for Record { path, value, time } in records {
-            let Some((index, sample)) = self.take_value(arrival, path, Some(value), time) else {
+        let mut records = records.into_iter().peekable();
+        while let Some(Record { path, value, time }) = records.next() {
+            let samples = std::iter::once((Some(value), time)).chain(std::iter::from_fn(|| {
+                let next = records.next_if(|next| next.path == path)?;
+                Some((Some(next.value), next.time))
+            }));
+            let Some((index, sample)) = self.take_samples(arrival, path, samples) else {
                 continue;
             };
             if !alone && self.repeats(arrival.device, index, &sample) {
@@ -174,7 +185,8 @@ impl Gateway {
         }
         for problem in problems {
             self.counters.undecodable += 1;
-            if let Some((index, sample)) = self.take_value(arrival, problem.path, None, None) {
+            let unreadable = std::iter::once((None, None));
+            if let Some((index, sample)) = self.take_samples(arrival, problem.path, unreadable) {
                 self.publish_sample(arrival.device, index, sample);
             }
             self.report_undecodable(
@@ -195,45 +207,80 @@ impl Gateway {
         }
     }
 
-    /// Makes a sample of a value, unless the mapping does not want it or a newer one stands; `None`
-    /// is a value of the wrong type. Also says which of the device's signals it is of.
-    fn take_value(
+    /// Takes the samples of one path, the oldest first: all of them into the history, if the
+    /// mapping wants one. What comes back is the newest, which is to stand on the signal's topic,
+    /// and the place of the signal at its device; nothing when a newer one stands there, or when
+    /// the mapping does not want it. `None` for a value is one of the wrong type.
+    fn take_samples(
         &mut self,
         arrival: Arrival,
         path: Path,
-        value: Option<Value>,
-        time: Option<UnixTime>,
+        values: impl Iterator<Item = (Option<Value>, Option<UnixTime>)>,
     ) -> Option<(usize, Sample)> {
         if holds_keys(&path) {
-            self.counters.secrets += 1;
+            self.counters.secrets += values.count() as u64;
             return None;
         }
-        let index = self.track(arrival.now, arrival.device, path)?;
-        let tracked = self
-            .devices
-            .get(arrival.device.0 as usize)?
-            .signals
-            .get(index)?;
+        let Some(index) = self.track(arrival.now, arrival.device, path) else {
+            values.for_each(drop);
+            return None;
+        };
+        let device = self.devices.get_mut(arrival.device.0 as usize)?;
+        let tracked = device.signals.get(index)?;
         let signal = match &tracked.destination {
             Destination::Signal(signal) | Destination::Raw(signal) => signal,
             Destination::Count => {
-                self.counters.unmapped += 1;
+                self.counters.unmapped += values.count() as u64;
                 return None;
             }
             Destination::Drop => {
-                self.counters.dropped += 1;
+                self.counters.dropped += values.count() as u64;
                 return None;
             }
         };
-        let sample = arrival.sample(signal, value, time);
+        let mut older = Vec::new();
+        let mut newest: Option<Sample> = None;
+        for (value, time) in values {
+            let mut sample = arrival.sample(signal, value, time);
+            if arrival.overtaken && !sample.device_time {
+                self.counters.older += 1;
+                continue;
+            }
+            device.sequence += 1;
+            sample.sequence = device.sequence;
+            older.extend(newest.replace(sample));
+        }
         // Only a device's own word makes a sample old: our clock may be set back, and what comes
         // in now is the newest all the same.
         let stands = tracked.last.as_ref().map(|last| last.time);
-        if sample.device_time && stands.is_some_and(|stands| sample.time < stands) {
-            self.counters.older += 1;
-            return None;
+        let is_late = |sample: &Sample| {
+            arrival.overtaken
+                || sample.device_time && stands.is_some_and(|stands| sample.time < stands)
+        };
+        older.extend(newest.take_if(|sample| is_late(sample)));
+        let mut publishes = Vec::new();
+        if !signal.kind.is_retained() {
+            // Each is for itself; nothing stands that an older one could replace.
+            self.counters.values += older.len() as u64;
+            let each = older
+                .iter()
+                .map(|sample| tracked.publish_of(signal, sample, sample.quality()));
+            publishes.extend(each);
+        } else if signal.history.is_none() {
+            self.counters.older += older.len() as u64;
         }
-        Some((index, sample))
+        if let Some(history) = &signal.history {
+            let live = older.is_empty();
+            older.extend(newest.clone());
+            self.counters.samples += older.len() as u64;
+            if !older.is_empty() {
+                publishes.extend(tracked.history_of(signal, history, &older, live));
+            }
+        }
+        for publish in publishes {
+            self.publish(publish);
+        }
+        Some((index, newest?))
     }
 
     /// Whether a sample says what stands on its topic, and has stood there for a short time only.
@@ -253,7 +300,7 @@ impl Gateway {
             && sample.time < last.time + REPEAT_UNCHANGED
     }
 
-    fn publish_sample(&mut self, id: DeviceId, index: usize, mut sample: Sample) {
+    fn publish_sample(&mut self, id: DeviceId, index: usize, sample: Sample) {
         let Some(device) = self.devices.get_mut(id.0 as usize) else {
             return;
         };
@@ -263,14 +310,7 @@ impl Gateway {
         let (Destination::Signal(signal) | Destination::Raw(signal)) = &tracked.destination else {
             return;
         };
-        device.sequence += 1;
-        sample.sequence = device.sequence;
-        let quality = if sample.suspect {
-            Quality::Suspect
-        } else {
-            Quality::Good
-        };
-        let publish = tracked.publish_of(signal, &sample, quality);
+        let publish = tracked.publish_of(signal, &sample, sample.quality());
         tracked.last = Some(sample);
         let path = tracked.path;
         units::spread(device, &path);
@@ -303,7 +343,11 @@ impl Gateway {
         if let Some(unit) = units::of(device, &path) {
             tracked.state_unit(&unit);
         }
-        let refused = self.claim_topic(id, &tracked).err();
+        let mut refused = None;
+        if let Destination::Signal(signal) | Destination::Raw(signal) = &tracked.destination {
+            let mut topics = signal.topics();
+            refused = topics.find_map(|topic| self.claim_topic(id, path, topic).err());
+        }
         if refused.is_some() {
             self.counters.topics_refused += 1;
             tracked.destination = Destination::Drop;
@@ -317,16 +361,12 @@ impl Gateway {
         Some(index)
     }
 
-    /// Whether the values of a signal may go to its topic, into which went what the device chose;
+    /// Whether the values of a signal may go to a topic, into which went what the device chose;
     /// why not, if not. The first one on a topic keeps it (MQTT contract §0).
-    fn claim_topic(&mut self, id: DeviceId, tracked: &Tracked) -> Result<(), String> {
-        let (Destination::Signal(signal) | Destination::Raw(signal)) = &tracked.destination else {
-            return Ok(());
-        };
+    fn claim_topic(&mut self, id: DeviceId, path: Path, topic: &Arc<str>) -> Result<(), String> {
         let Some(device) = self.devices.get(id.0 as usize) else {
             return Ok(());
         };
-        let topic = &signal.topic;
         match self.topics.owner(topic, &device.name) {
             Owner::Device => Ok(()),
             Owner::Other => Err(format!(
@@ -334,7 +374,7 @@ impl Gateway {
                  {{device}} into the topic in the mapping"
             )),
             Owner::First => {
-                let mine = (id, tracked.path);
+                let mine = (id, path);
                 let holder = *self.holders.entry(Arc::clone(topic)).or_insert(mine);
                 if holder == mine {
                     return Ok(());
@@ -359,6 +399,24 @@ impl Gateway {
             detail,
         };
         self.report(now, event);
+    }
+}
+
+/// Puts the unit that a sensor states before what is measured in it, and what is of one path
+/// together, the oldest first. A clock that is wrong still tells what came before what.
+fn in_order(records: &mut [Record]) {
+    if records.iter().any(|record| record.time.is_some()) {
+        records.sort_by_key(|record| {
+            let untimed = record.time.is_none();
+            (
+                !units::is_unit(&record.path),
+                record.path,
+                untimed,
+                record.time,
+            )
+        });
+    } else {
+        units::first(records);
     }
 }
 

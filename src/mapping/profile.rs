@@ -114,6 +114,25 @@ pub struct Signal {
     pub access: Operations,
     /// What lies between the device's value and the published one.
     pub transform: Option<Arc<Transform>>,
+    /// Where every sample goes besides, whenever it was taken.
+    pub history: Option<Arc<History>>,
+}
+
+impl Signal {
+    /// Every topic that it publishes on.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
+        let history = self.history.as_ref().map(|history| &history.topic);
+        std::iter::once(&self.topic).chain(history)
+    }
+}
+
+/// The stream of all samples of a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Where they are published; never retained.
+    pub topic: Arc<str>,
+    /// How a sample is written.
+    pub format: Format,
 }
 
 /// A `[[signal]]` of a mapping file, checked.
@@ -133,6 +152,23 @@ pub(super) struct SignalRule {
     pub(super) format: Format,
     pub(super) retain: Option<bool>,
     pub(super) qos: u8,
+    pub(super) history: Option<HistoryRule>,
+}
+
+impl SignalRule {
+    /// The topics that it says itself.
+    fn templates(&self) -> impl Iterator<Item = &Template> {
+        let history = self.history.as_ref().and_then(|rule| rule.topic.as_ref());
+        self.topic.iter().chain(history)
+    }
+}
+
+/// `history` and `telemetry` of a signal.
+#[derive(Clone, Debug)]
+pub(super) struct HistoryRule {
+    /// `{base}/d/{device}/t/{inst}/{name}` if absent.
+    pub(super) topic: Option<Template>,
+    pub(super) format: Format,
 }
 
 #[derive(Clone, Debug)]
@@ -294,6 +330,7 @@ impl Profile {
                     data_type: data_type(facts, path, models),
                     access,
                     transform: None,
+                    history: None,
                     path: named.path,
                     instance: named.instance,
                     name: named.name,
@@ -309,6 +346,7 @@ impl Profile {
                 data_type: data_type(facts, path, models),
                 access: self.access(facts, path, models).0,
                 transform: None,
+                history: None,
                 path: named.path,
                 instance: named.instance,
                 name: named.name,
@@ -340,7 +378,7 @@ impl Profile {
         }
         let (access, by_access) = self.access(facts, &path, models);
         let kind = rule.kind.unwrap_or(by_access);
-        let topic = match &rule.topic {
+        let topic = |own: Option<&Template>, level| match own {
             Some(template) => {
                 let mut topic = template.render(|field, text| match field {
                     Field::Name => text.push_str(&named.name),
@@ -355,16 +393,20 @@ impl Profile {
                     topic.push('/');
                     push_number(&mut topic, index);
                 }
-                topic
+                Arc::from(topic)
             }
-            None => format!(
-                "{}/d/{device}/{}/{}/{}",
-                self.base,
-                kind.topic_level(),
-                named.instance,
-                named.name
-            ),
+            None => Arc::from(format!(
+                "{}/d/{device}/{level}/{}/{}",
+                self.base, named.instance, named.name
+            )),
         };
+        let history = rule.history.as_ref().map(|history| {
+            Arc::new(History {
+                topic: topic(history.topic.as_ref(), Kind::Telemetry.topic_level()),
+                format: history.format,
+            })
+        });
+        let topic = topic(rule.topic.as_ref(), kind.topic_level());
         let unit = match &rule.unit {
             Unit::Named(unit) => Some(Arc::clone(unit)),
             Unit::None => None,
@@ -374,7 +416,7 @@ impl Profile {
         };
         Signal {
             path,
-            topic: topic.into(),
+            topic,
             kind,
             format: rule.format,
             retain: rule.retain.unwrap_or(true) && kind.is_retained(),
@@ -383,6 +425,7 @@ impl Profile {
             data_type: data_type(facts, &path, models),
             access,
             transform: rule.transform.clone(),
+            history,
             instance: named.instance,
             name: named.name,
         }
@@ -454,7 +497,7 @@ impl Profile {
             .map(|(before, _)| before);
         self.signals
             .iter()
-            .filter_map(|rule| rule.topic.as_ref())
+            .flat_map(SignalRule::templates)
             .any(|template| {
                 template.may_be(topic, &self.base)
                     || before_number.is_some_and(|topic| template.may_be(topic, &self.base))

@@ -200,7 +200,7 @@ impl Server {
         now: Now,
         observation: ObservationId,
         response: &Response,
-        ended: bool,
+        Order { ended, overtaken }: Order,
         receipt: Option<Receipt>,
     ) {
         let Some((device, path)) = self.observations.get(&observation).copied() else {
@@ -213,6 +213,7 @@ impl Server {
                     path,
                     records,
                     problems,
+                    overtaken,
                     receipt,
                 }),
                 Err(error) => {

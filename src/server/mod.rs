@@ -204,6 +204,8 @@ pub enum Event {
         records: Vec<Record>,
         /// What of the payload could not be taken.
         problems: Vec<Problem>,
+        /// Whether a newer notification came before this one (RFC 7641 §3.4).
+        overtaken: bool,
         /// Give it to [`Server::acknowledge`] when the values are safe.
         receipt: Option<Receipt>,
     },
@@ -235,6 +237,15 @@ pub enum Event {
         /// What.
         news: bootstrap::News,
     },
+}
+
+/// The place of a notification among those of its observation.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    /// It is the last.
+    ended: bool,
+    /// A newer one came before it.
+    overtaken: bool,
 }
 
 /// An operation that was sent.
@@ -472,9 +483,11 @@ impl Server {
                 observation,
                 response,
                 ended,
+                overtaken,
                 receipt,
             } => {
-                self.on_notification(now, observation, &response, ended, receipt);
+                let order = Order { ended, overtaken };
+                self.on_notification(now, observation, &response, order, receipt);
             }
             // The server offers nothing to observe.
             coap::Event::ObserverGone { .. } => {}

@@ -216,7 +216,7 @@ fn show(profile: &Profile, text: &str) -> String {
         };
         let _ = writeln!(
             out,
-            "{word}  {path} {} {} {:?} {} qos {}{}{}{}",
+            "{word}  {path} {} {} {:?} {} qos {}{}{}{}{}",
             signal.topic,
             signal.kind.name(),
             signal.format,
@@ -233,6 +233,10 @@ fn show(profile: &Profile, text: &str) -> String {
             } else {
                 ""
             },
+            signal.history.map_or(String::new(), |history| format!(
+                ", samples to {}",
+                history.topic
+            )),
         );
         if word.trim() == "signal" {
             let back = profile.path_of(&facts, &signal.instance, &signal.name, models);

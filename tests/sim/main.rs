@@ -6,6 +6,7 @@ mod bootstrap;
 mod broker;
 mod commands;
 mod devices;
+mod history;
 mod joining;
 mod rig;
 mod road;

@@ -12,7 +12,7 @@ use lwm2mqtt::gateway::{
     AdminAccess, Event, Gateway, Input, Limits, Message, Output, Replies, Settings, Setup,
 };
 use lwm2mqtt::lwm2m::model::Models;
-use lwm2mqtt::mapping::Plan;
+use lwm2mqtt::mapping::{Plan, Source};
 use lwm2mqtt::route::Route;
 use lwm2mqtt::server::bootstrap::Profiles;
 use lwm2mqtt::server::credentials::{Change, Policy};
@@ -143,6 +143,19 @@ impl Rig {
     /// The same, changed by `decide`.
     pub fn with(plan: Plan, decide: impl FnOnce(&mut Settings)) -> Self {
         Self::with_setup(plan, |setup| decide(&mut setup.settings))
+    }
+
+    /// A gateway that everybody may join, with one mapping file for every device.
+    pub fn with_mapping(text: &str) -> Self {
+        let source = Source {
+            file: "test.toml".into(),
+            text: format!(
+                "schema = 1\n[profile]\nid = \"test\"\n[match]\nendpoint = \"*\"\n{text}"
+            ),
+        };
+        let compiled = Plan::compile(&[source], &Models::builtin(), "lwm2mqtt");
+        let plan = compiled.plan;
+        Self::with_plan(plan.unwrap_or_else(|| panic!("{:?}", compiled.diagnostics)))
     }
 
     /// A gateway that everybody may join, with all that `adjust` changes.
@@ -313,6 +326,14 @@ impl Rig {
             }
         }
         self.flush_devices();
+    }
+
+    /// Turns round the order of all datagrams that are under way.
+    pub fn turn_wire(&mut self) {
+        self.wire.make_contiguous().reverse();
+        if let Some(last) = self.wire.iter().map(|(at, _)| *at).max() {
+            self.wire.iter_mut().for_each(|(at, _)| *at = last);
+        }
     }
 
     /// Publishes a request, as an MQTT client does.

@@ -242,6 +242,15 @@ fn observe(seed: u8, changes: usize, most: usize) {
                 _ => ask(&mut pair),
             },
             Event::Notification {
+                receipt,
+                overtaken: true,
+                ..
+            } => {
+                if let Some(receipt) = receipt {
+                    pair.ends[0].acknowledge(receipt);
+                }
+            }
+            Event::Notification {
                 response,
                 receipt,
                 ended,

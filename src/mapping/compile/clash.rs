@@ -57,13 +57,24 @@ pub(super) fn find(profile: &Profile, scope: Scope<'_>, places: &Places) {
     }
     let mut holders: BTreeMap<String, Path> = BTreeMap::new();
     let mut reported = BTreeSet::new();
-    for path in imagined_paths(profile, scope) {
-        let Some(topic) = topic_of(profile, scope, &path) else {
-            continue;
-        };
+    let topics = imagined_paths(profile, scope)
+        .into_iter()
+        .flat_map(|path| topics_of(profile, scope, path));
+    for (path, topic) in topics {
         let Some(holder) = holders.insert(topic.clone(), path) else {
             continue;
         };
+        if holder == path {
+            if let Some((at, _)) = places.of(profile, &path) {
+                scope.reader.error(
+                    "topic-clash",
+                    at,
+                    format!("the last value of {path} and its samples would both be published to {topic}"),
+                    "write another topic into `telemetry = { … }`",
+                );
+            }
+            continue;
+        }
         // Within one rule the topic itself was looked at already.
         let rule = |path: &Path| profile.rule(path).map(|rule| rule.pattern);
         if rule(&path).is_some() && rule(&path) == rule(&holder) {
@@ -87,15 +98,19 @@ pub(super) fn find(profile: &Profile, scope: Scope<'_>, places: &Places) {
     }
 }
 
-fn topic_of(profile: &Profile, scope: Scope<'_>, path: &Path) -> Option<String> {
+/// Where the values of a path go, and their history.
+fn topics_of(profile: &Profile, scope: Scope<'_>, path: Path) -> Vec<(Path, String)> {
     let facts = DeviceFacts {
         endpoint: "{endpoint}",
         lwm2m: Version::V1_2,
         objects: &[],
     };
-    match profile.signal("{device}", &facts, path, scope.models) {
-        Destination::Signal(signal) => Some(signal.topic.to_string()),
-        Destination::Raw(_) | Destination::Count | Destination::Drop => None,
+    match profile.signal("{device}", &facts, &path, scope.models) {
+        Destination::Signal(signal) => signal
+            .topics()
+            .map(|topic| (path, topic.to_string()))
+            .collect(),
+        Destination::Raw(_) | Destination::Count | Destination::Drop => Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Scope, Selector, check_name, topic};
 use crate::diagnostic::{Item, Table};
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::mapping::pattern::{PathPattern, PatternError};
-use crate::mapping::profile::{Format, Kind, SignalRule, Unit};
+use crate::mapping::profile::{Format, HistoryRule, Kind, SignalRule, Unit};
 use crate::mapping::template::Template;
 
 /// What a signal has unless it says otherwise.
@@ -18,6 +18,7 @@ pub(super) struct Defaults<'a> {
     format: Format,
     topic: Option<(Item<'a>, Template)>,
     observe: NotificationAttributes,
+    history: bool,
 }
 
 impl Default for Defaults<'_> {
@@ -28,17 +29,16 @@ impl Default for Defaults<'_> {
             format: Format::Json,
             topic: None,
             observe: NotificationAttributes::default(),
+            history: false,
         }
     }
 }
 
 /// Keys of a signal that this version knows and does not build.
-const NOT_BUILT: [&str; 9] = [
+const NOT_BUILT: [&str; 7] = [
     "write",
     "stale_after",
-    "history",
     "deadband",
-    "telemetry",
     "expire",
     "on_offline",
     "ha",
@@ -69,6 +69,10 @@ impl<'a> Defaults<'a> {
                 defaults.observe = NotificationAttributes::default();
             }
         }
+        if let Some(item) = table.take("history") {
+            defaults.history = item.boolean().unwrap_or_default();
+        }
+        table.belongs_elsewhere(&["telemetry"], "write it inside a `[[signal]]`");
         table.not_built(&NOT_BUILT);
         table.finish();
         defaults
@@ -94,9 +98,9 @@ fn read_format(table: &mut Table<'_>, format: &mut Format) {
 }
 
 /// Reads one `[[signal]]`; nothing when it has no sound path.
-pub(super) fn read(
-    mut table: Table<'_>,
-    scope: Scope<'_>,
+pub(super) fn read<'a>(
+    mut table: Table<'a>,
+    scope: Scope<'a>,
     selector: &Selector,
     defaults: &Defaults<'_>,
     area: Option<&str>,
@@ -132,6 +136,11 @@ pub(super) fn read(
     let mut format = defaults.format;
     read_format(&mut table, &mut format);
     let retain = read_retain(&mut table, kind).or(defaults.retain);
+    let history = read_history(&mut table, scope, kind, defaults.history);
+    if let (Some((item, template)), Some(pattern)) = (&history.topic, &pattern) {
+        topic::needs_area(item, template, area);
+        topic::distinguishes(item, template, pattern, subject.several, selector);
+    }
     table.not_built(&NOT_BUILT);
     table.belongs_elsewhere(&OBSERVE_KEYS, "write it inside `observe = { … }`");
     table.belongs_elsewhere(&VALUE_KEYS, "write it inside `value = { … }`");
@@ -148,6 +157,10 @@ pub(super) fn read(
         format,
         retain,
         qos,
+        history: history.wanted.then(|| HistoryRule {
+            topic: history.topic.map(|(_, template)| template),
+            format: history.format,
+        }),
     })
 }
 
@@ -246,4 +259,52 @@ fn read_retain(table: &mut Table<'_>, kind: Option<Kind>) -> Option<bool> {
         );
     }
     Some(retain)
+}
+
+/// What is said of the stream of all samples.
+struct History<'a> {
+    wanted: bool,
+    topic: Option<(Item<'a>, Template)>,
+    format: Format,
+}
+
+/// Reads `history = true` and `telemetry = { … }`, which is the same with a topic or format of its
+/// own.
+fn read_history<'a>(
+    table: &mut Table<'a>,
+    scope: Scope<'a>,
+    kind: Option<Kind>,
+    by_default: bool,
+) -> History<'a> {
+    let mut history = History {
+        wanted: by_default && kind != Some(Kind::Telemetry),
+        topic: None,
+        format: Format::Json,
+    };
+    let mut said = None;
+    if let Some(item) = table.take("history") {
+        history.wanted = item.boolean().unwrap_or_default();
+        said = history.wanted.then_some(item);
+    }
+    if let Some(item) = table.take("telemetry")
+        && let Some(mut telemetry) = item.table("telemetry", "{ topic = \"ts/{device}/{name}\" }")
+    {
+        history.wanted = true;
+        history.topic = telemetry
+            .take("topic")
+            .and_then(|item| Some((item, topic::read(&item, scope)?)));
+        read_format(&mut telemetry, &mut history.format);
+        read_retain(&mut telemetry, Some(Kind::Telemetry));
+        telemetry.finish();
+        said = history.topic.is_none().then_some(item);
+    }
+    if let (Some(item), Some(Kind::Telemetry)) = (said, kind) {
+        item.error(
+            "needless-history",
+            "every sample of a signal of kind `telemetry` is published on its topic already",
+            format!("remove `{}`", item.key()),
+        );
+        history.wanted = false;
+    }
+    history
 }
