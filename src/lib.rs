@@ -19,6 +19,7 @@ pub mod coap;
 pub mod diagnostic;
 pub mod dtls;
 pub mod gateway;
+pub mod kept;
 pub mod keyed;
 pub mod lwm2m;
 pub mod mapping;

@@ -22,6 +22,7 @@ use crate::agent::run::Clock;
 use crate::agent::store::{Sqlite, Store as _};
 use crate::gateway::AdminError;
 use crate::gateway::admin::book;
+use crate::kept;
 use crate::server::credentials::{self, Book, Policy, certificates, fingerprint};
 
 /// Devices, their credentials, and the join window
@@ -315,7 +316,7 @@ fn on_store(config: &Config, verb: &str, arguments: &Map<String, Json>) -> anyho
     let now = Clock::start().now();
     let mut rng = StdRng::from_seed(entropy::seed()?);
     let mut book = Book::new(Policy::default(), credentials::Limits::default(), &mut rng);
-    for (name, why) in book.restore(now, store.load()?) {
+    for (name, why) in book.restore(now, store.credentials()?) {
         eprintln!(
             "lwm2mqtt: device \"{}\" of the store is left out: {why}",
             show::plain(&name)
@@ -335,7 +336,7 @@ fn on_store(config: &Config, verb: &str, arguments: &Map<String, Json>) -> anyho
     };
     let result = result?;
     while let Some(change) = book.poll_change() {
-        store.apply(&change)?;
+        store.apply(&kept::Change::Credential(change))?;
     }
     Ok(result)
 }

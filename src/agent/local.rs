@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value as Json, json};
@@ -16,8 +17,9 @@ use crate::agent::devices::{Reading, Watch};
 use crate::agent::run::Clock;
 use crate::agent::store::{Sqlite, Store, StoreError};
 use crate::gateway::{Gateway, Input};
-use crate::server::credentials::{Change, File, Stored};
-use crate::time::Now;
+use crate::kept::{Change, Changes, Kept, Urgency};
+use crate::server::credentials::File;
+use crate::time::{Instant, Now};
 
 /// What the agent is to have; by default nothing.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +43,23 @@ impl Settings {
     }
 }
 
+/// How long a change that is not urgent waits for others.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How many changes may wait.
+const PENDING_MOST: usize = 10_000;
+
+/// How many of those that wait go along with urgent ones.
+const ALONG: usize = 64;
+
+/// Changes that are not on the disk.
+pub struct Unstored {
+    /// Which.
+    pub changes: Vec<Change>,
+    /// Why, for a person.
+    pub why: String,
+}
+
 /// Something came from this machine.
 pub enum Event {
     /// Somebody asks something.
@@ -52,6 +71,10 @@ pub enum Event {
 /// What the agent has.
 pub struct Local {
     store: Option<Box<dyn Store>>,
+    /// What need not be on the disk yet.
+    pending: Changes,
+    /// When it has to be.
+    flush_due: Option<Instant>,
     /// Why the last change is not on the disk, until the next answer has said so.
     failure: Option<String>,
     socket: Option<Socket>,
@@ -62,7 +85,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Opens all of it, and gives what the store holds.
+    /// Opens all of it.
     ///
     /// In the places where they are by default, a user who may not write there gets neither store
     /// nor socket, and a warning: that is somebody who tries the program.
@@ -70,34 +93,49 @@ impl Local {
     /// # Errors
     ///
     /// When the store or the socket cannot be used.
-    pub fn open(settings: Settings, clock: Clock) -> anyhow::Result<(Self, Stored)> {
-        let mut stored = Stored::default();
+    pub fn open(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
         let mut store: Option<Box<dyn Store>> = None;
         if let Some(folder) = &settings.store
             && let Some(opened) = open_store(folder)?
         {
-            stored = opened.load()?;
             store = Some(Box::new(opened));
         }
         let socket = match &settings.socket {
             None => None,
             Some(path) => bind_socket(path)?,
         };
-        let local = Self {
+        Ok(Self {
             store,
+            pending: Changes::default(),
+            flush_due: None,
             failure: None,
             socket,
             asked: 0,
             waiting: BTreeMap::new(),
             files: Watch::start(settings.device_files, clock)?,
             hangup: signal(SignalKind::hangup()).ok(),
-        };
-        Ok((local, stored))
+        })
     }
 
     /// Whether changes are kept.
     pub const fn has_store(&self) -> bool {
         self.store.is_some()
+    }
+
+    /// Gives the core what the store holds.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or makes no sense.
+    pub fn restore(&self, clock: Clock, gateway: &mut Gateway) -> Result<(), StoreError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        store.load(&mut |part: Kept| {
+            for refused in gateway.restore(clock.now(), part) {
+                warn!("{refused}");
+            }
+        })
     }
 
     /// Gives the files of devices to the core for the first time.
@@ -167,25 +205,74 @@ impl Local {
         }
     }
 
-    /// Keeps changes. What cannot be kept holds until the end of the process, and is said.
+    /// Keeps changes: those that are urgent before this returns, the others in a while. What cannot
+    /// be kept holds until the end of the process, and is said.
     ///
     /// # Errors
     ///
-    /// Why it could not be kept.
-    pub fn store(&mut self, changes: &[Change]) -> Result<(), String> {
-        let Some(store) = &mut self.store else {
+    /// The urgent changes, and why they could not be kept.
+    pub fn store(&mut self, now: Instant, changes: Vec<Change>) -> Result<(), Unstored> {
+        if self.store.is_none() {
+            return Ok(());
+        }
+        let (mut urgent, others): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| change.urgency() == Urgency::Now);
+        // One of the same key that waits is older, and must not be written over what is written now.
+        urgent
+            .iter()
+            .for_each(|change| self.pending.remove(&change.key()));
+        let count = urgent.len();
+        let goes_along = count > 0 && self.pending.len() + others.len() <= ALONG;
+        if goes_along {
+            urgent.extend(self.pending.take());
+            urgent.extend(others);
+            self.flush_due = None;
+        } else {
+            others
+                .into_iter()
+                .for_each(|change| self.pending.add(change));
+        }
+        let written = self.write(urgent);
+        if self.pending.len() >= PENDING_MOST {
+            self.flush();
+        } else if self.flush_due.is_none() && !self.pending.is_empty() {
+            self.flush_due = Some(now + FLUSH_INTERVAL);
+        }
+        written.map_err(|mut unstored| {
+            unstored.changes.truncate(count);
+            self.failure = Some(unstored.why.clone());
+            unstored
+        })
+    }
+
+    /// When [`flush`](Self::flush) is due.
+    pub const fn flush_due(&self) -> Option<Instant> {
+        self.flush_due
+    }
+
+    /// Writes what waited. What cannot be written is lost, and said.
+    pub fn flush(&mut self) {
+        self.flush_due = None;
+        let changes = self.pending.take().collect();
+        // It was said, and nobody waits for it.
+        let _ = self.write(changes);
+    }
+
+    fn write(&mut self, changes: Vec<Change>) -> Result<(), Unstored> {
+        let Some(store) = self.store.as_mut().filter(|_| !changes.is_empty()) else {
             return Ok(());
         };
-        store.apply_all(changes).map_err(|failure| {
+        store.apply_all(&changes).map_err(|failure| {
+            let why = failure.to_string();
             error!(
-                "{} of devices could not be stored and will be lost at the next start: {failure}",
+                "{} could not be stored and will be lost at the next start: {why}",
                 match changes.len() {
                     1 => "one change".to_owned(),
                     count => format!("{count} changes"),
                 }
             );
-            self.failure = Some(failure.to_string());
-            failure.to_string()
+            Unstored { changes, why }
         })
     }
 

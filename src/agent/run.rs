@@ -9,14 +9,14 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::agent::dtls::Engines;
-use crate::agent::local::{self, Local};
+use crate::agent::local::{self, Local, Unstored};
 use crate::agent::mqtt::{self, Link, Subscription};
 use crate::agent::socket::{DATAGRAM_MAX, Sockets};
 use crate::agent::takeover::Takeover;
 use crate::agent::worker::Worker;
 use crate::gateway::{Event, Gateway, Input, Output, Setup, Severity};
+use crate::kept::Change;
 use crate::route::Route;
-use crate::server::credentials::Change;
 use crate::server::{Listener, Purpose};
 use crate::time::{Instant, Now, UnixTime};
 
@@ -104,7 +104,7 @@ impl Agent {
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let clock = Clock::start();
         // First of all: that another agent runs is the better explanation of an address in use.
-        let (mut local, stored) = Local::open(options.local, clock)?;
+        let mut local = Local::open(options.local, clock)?;
         let wanted: Vec<_> = options
             .listeners
             .iter()
@@ -127,9 +127,7 @@ impl Agent {
             setup.engine = Some(engines.engine(&[])?);
         }
         let mut gateway = Gateway::new(clock.now(), setup);
-        for refused in gateway.restore(clock.now(), stored) {
-            warn!("{refused}");
-        }
+        local.restore(clock, &mut gateway)?;
         local.take_files(clock.now(), &mut gateway);
         if let Some(engines) = &options.engines {
             gateway.trust(clock.now(), engines.authorities());
@@ -197,12 +195,11 @@ impl Agent {
                     self.local.handle(self.clock.now(), event, &mut self.gateway);
                     self.renew_engine();
                 }
-                () = wake => self.gateway.handle(self.clock.now(), Input::Timeout),
+                () = wake => self.on_wake(),
                 (route, length) = self.sockets.receive(&mut buffer) => {
                     self.receive(route, &buffer[..length]);
                     for _ in 1..BURST {
                         let Some((route, length)) = self.sockets.try_receive(&mut buffer) else { break };
-                        self.drain();
                         self.receive(route, &buffer[..length]);
                     }
                 }
@@ -232,35 +229,44 @@ impl Agent {
     }
 
     /// Does what the core wants done; until when it then can wait.
+    ///
+    /// All that is to be stored is stored first, in one transaction, so that a burst of datagrams
+    /// waits for the disk once.
     fn drain(&mut self) -> Option<tokio::time::Instant> {
-        // Those in a row are stored together, before what follows is done.
-        let mut changes = Vec::new();
         loop {
-            let output = match self.gateway.poll() {
-                Output::Store(change) => {
-                    changes.push(change);
-                    continue;
+            let mut changes = Vec::new();
+            let mut outputs = Vec::new();
+            let due = loop {
+                match self.gateway.poll() {
+                    Output::Store(change) => changes.push(change),
+                    Output::Timeout(at) => break at,
+                    output => outputs.push(output),
                 }
-                output => output,
             };
-            let stored = self.store(std::mem::take(&mut changes));
-            match output {
-                Output::Datagram { route, bytes } => {
-                    if let Err(error) = self.sockets.send(route, &bytes) {
-                        tracing::debug!("datagram to {route} not sent: {error}");
-                    }
-                }
-                Output::Store(_) => {}
-                Output::Admin { id, reply } => self.local.answer(id, reply),
-                Output::Event(event) => log(&event),
-                Output::Work(work) => self.worker.run(work),
-                // What was not stored gave rise to more.
-                Output::Timeout(_) if !stored => {}
-                Output::Timeout(at) => {
-                    self.publish();
-                    return at.map(|at| self.clock.at(at));
+            let stored = self.store(changes);
+            outputs
+                .into_iter()
+                .for_each(|output| self.carry_out(output));
+            // What was not stored gave rise to more.
+            if stored {
+                self.publish();
+                let due = [due, self.local.flush_due()].into_iter().flatten().min();
+                return due.map(|at| self.clock.at(at));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Datagram { route, bytes } => {
+                if let Err(error) = self.sockets.send(route, &bytes) {
+                    tracing::debug!("datagram to {route} not sent: {error}");
                 }
             }
+            Output::Admin { id, reply } => self.local.answer(id, reply),
+            Output::Event(event) => log(&event),
+            Output::Work(work) => self.worker.run(work),
+            Output::Store(_) | Output::Timeout(_) => {}
         }
     }
 
@@ -269,15 +275,23 @@ impl Agent {
         if changes.is_empty() {
             return true;
         }
-        let Err(why) = self.local.store(&changes) else {
+        let now = self.clock.now();
+        let Err(Unstored { changes, why }) = self.local.store(now.instant, changes) else {
             return true;
         };
         for change in changes {
             let why = why.clone();
-            let input = Input::Unstored { change, why };
-            self.gateway.handle(self.clock.now(), input);
+            self.gateway.handle(now, Input::Unstored { change, why });
         }
         false
+    }
+
+    fn on_wake(&mut self) {
+        let now = self.clock.now();
+        if self.local.flush_due().is_some_and(|due| due <= now.instant) {
+            self.local.flush();
+        }
+        self.gateway.handle(now, Input::Timeout);
     }
 
     /// Hands messages to the connection as long as it has room.
@@ -334,6 +348,7 @@ impl Agent {
                 STOP_WAIT.as_secs()
             );
         }
+        self.local.flush();
         self.link.close(Duration::from_secs(1)).await;
         if let Some(takeover) = &self.takeover {
             let sessions = self.gateway.save_sessions();

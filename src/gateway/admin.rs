@@ -14,8 +14,9 @@ use crate::gateway::command::Asker;
 use crate::gateway::device::State;
 use crate::gateway::publish::{Message, Properties, Publish};
 use crate::gateway::{Event, Gateway, Purpose};
+use crate::kept::Kept;
 use crate::server::bootstrap::no_trigger;
-use crate::server::credentials::{Authority, Files, Join, Stored};
+use crate::server::credentials::{Authority, Files, Join};
 use crate::time::Now;
 
 /// The longest that a join window may be opened for.
@@ -72,10 +73,12 @@ fn is_reading(verb: &str) -> Option<bool> {
 }
 
 impl Gateway {
-    /// Takes what the store held at start, before any input. What of it cannot stand is given back
-    /// with the reason, for a person.
-    pub fn restore(&mut self, now: Now, stored: Stored) -> Vec<String> {
-        let refused = self.server.with_book(now, |book| book.restore(now, stored));
+    /// Takes what the store held at start, in one or in several parts, before any input. What of
+    /// it cannot stand is given back with the reason, for a person.
+    pub fn restore(&mut self, now: Now, kept: Kept) -> Vec<String> {
+        let refused = self
+            .server
+            .with_book(now, |book| book.restore(now, kept.credentials));
         self.pump(now);
         refused
             .into_iter()

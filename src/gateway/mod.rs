@@ -37,12 +37,13 @@ use crate::gateway::event::Complaints;
 use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
 use crate::gateway::publish::Publish;
 use crate::gateway::topics::Topics;
+use crate::kept::Change;
 use crate::keyed::{self, HashKey, KeyedMap};
 use crate::lwm2m::Path;
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
 use crate::route::Route;
-use crate::server::credentials::{Authority, Change};
+use crate::server::credentials::Authority;
 use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
@@ -175,7 +176,8 @@ pub enum Output {
         /// What.
         bytes: Vec<u8>,
     },
-    /// Store this before anything that follows is done.
+    /// Store this: before anything that follows is done, if its urgency is
+    /// [`Now`](crate::kept::Urgency::Now).
     Store(Change),
     /// The answer to an [`Input::Admin`]: one line of JSON.
     Admin {

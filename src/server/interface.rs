@@ -161,7 +161,8 @@ impl Server {
     /// Passes on what the book says: first what is to be stored, then what follows from it.
     pub(super) fn settle(&mut self, now: Now) {
         while let Some(change) = self.book.poll_change() {
-            self.outputs.push_back(Output::Store(change));
+            self.outputs
+                .push_back(Output::Store(Change::Credential(change)));
         }
         let mut all_lost = BTreeSet::new();
         let mut changed = false;

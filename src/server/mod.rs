@@ -27,12 +27,13 @@ use crate::coap::{
     Request, Response,
 };
 use crate::dtls::{self, Mux, PeerIdentity, SessionId};
+use crate::kept::Change;
 use crate::keyed::{self, KeyedMap};
 use crate::lwm2m::codec::{Context, Problem};
 use crate::lwm2m::model::Models;
 use crate::lwm2m::{ContentFormat, Path, Record};
 use crate::route::Route;
-use crate::server::credentials::{Book, Change};
+use crate::server::credentials::Book;
 use crate::server::device::{Device, Queued};
 use crate::server::formats::Formats;
 use crate::server::registration::{Refusal, Register, parse_register, parse_update};
@@ -113,7 +114,8 @@ pub enum Output {
         /// The datagram.
         bytes: Vec<u8>,
     },
-    /// Store this before what follows is done.
+    /// Store this: before what follows is done, if its urgency is
+    /// [`Now`](crate::kept::Urgency::Now).
     Store(Change),
     /// Something happened.
     Event(Event),

@@ -11,6 +11,7 @@ use lwm2mqtt::gateway::publish::{Publish, Qos};
 use lwm2mqtt::gateway::{
     AdminAccess, Event, Gateway, Input, Limits, Message, Output, Replies, Settings, Setup,
 };
+use lwm2mqtt::kept::{self, Changes};
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::{Plan, Source};
 use lwm2mqtt::route::Route;
@@ -46,8 +47,10 @@ pub struct Rig {
     pub events: Vec<Event>,
     /// What was answered to requests of the machine itself.
     pub replies: BTreeMap<u64, Json>,
-    /// What was to be stored.
+    /// What was to be stored of credentials.
     pub stored: Vec<Change>,
+    /// All that is stored.
+    pub kept: Changes,
     /// Steps of handshakes that were to be run elsewhere.
     pub works: u32,
     timeout: Option<Instant>,
@@ -195,6 +198,7 @@ impl Rig {
             events: Vec::new(),
             replies: BTreeMap::new(),
             stored: Vec::new(),
+            kept: Changes::default(),
             works: 0,
             timeout: None,
             wire: VecDeque::new(),
@@ -428,7 +432,12 @@ impl Rig {
                     self.replies
                         .insert(id, serde_json::from_str(&reply).unwrap());
                 }
-                Output::Store(change) => self.stored.push(change),
+                Output::Store(change) => {
+                    if let kept::Change::Credential(change) = &change {
+                        self.stored.push(change.clone());
+                    }
+                    self.kept.add(change);
+                }
                 Output::Event(event) => self.events.push(event),
                 Output::Work(mut work) => {
                     work.run();

@@ -1,9 +1,11 @@
 //! What is kept over restarts, in one folder: a database that only we may read.
 //!
-//! The core says what to keep ([`Change`]) and is given it back at the next start ([`Stored`]).
+//! The core says what to keep ([`Change`]) and is given it back at the next start ([`Kept`]).
 //! What is *absent* here: what a record means.
 
+mod load;
 mod schema;
+mod write;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -11,11 +13,10 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row};
 
-use crate::secret::Secret;
-use crate::server::credentials::{Change, Grant, Origin, Psk, Record, Stored};
-use crate::time::UnixTime;
+use crate::kept::{Change, Kept};
+use crate::server::credentials::Stored;
 
 /// The database in the folder.
 const DATABASE: &str = "lwm2mqtt.db";
@@ -24,14 +25,22 @@ const LOCK: &str = "lwm2mqtt.lock";
 
 /// Keeps what the core wants kept.
 pub trait Store: Send {
-    /// Everything that is kept.
+    /// Who may come in.
     ///
     /// # Errors
     ///
     /// When it cannot be read or makes no sense.
-    fn load(&self) -> Result<Stored, StoreError>;
+    fn credentials(&self) -> Result<Stored, StoreError>;
 
-    /// Keeps all of these changes or none. When this returns, they are on the disk.
+    /// Gives everything that is kept, in the order of the parts of [`Kept`].
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or makes no sense.
+    fn load(&self, give: &mut dyn FnMut(Kept)) -> Result<(), StoreError>;
+
+    /// Keeps all of these changes or none. When this returns, the end of the process does not undo
+    /// them; if one of them is a credential, nor does a power cut.
     ///
     /// # Errors
     ///
@@ -117,6 +126,8 @@ impl StoreError {
 pub struct Sqlite {
     path: PathBuf,
     connection: Connection,
+    /// Whether the last transaction waited for the disk.
+    durable: Option<bool>,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -142,6 +153,7 @@ impl Sqlite {
         let mut store = Self {
             path,
             connection,
+            durable: None,
             _lock: lock,
         };
         store.prepare()?;
@@ -157,7 +169,6 @@ impl Sqlite {
         schema::recognise(&self.connection, &path)?;
         let pragmas = [
             ("journal_mode", "WAL"),
-            ("synchronous", "FULL"),
             // A key that was removed is gone from the file.
             ("secure_delete", "ON"),
             ("foreign_keys", "ON"),
@@ -171,7 +182,7 @@ impl Sqlite {
                 })
                 .map_err(failed)?;
         }
-        schema::migrate(&mut self.connection).map_err(failed)
+        schema::migrate(&self.connection).map_err(failed)
     }
 
     fn failed(&self, source: rusqlite::Error) -> StoreError {
@@ -192,41 +203,23 @@ impl Sqlite {
 }
 
 impl Store for Sqlite {
-    fn load(&self) -> Result<Stored, StoreError> {
-        let records = self.rows(
-            "SELECT name, endpoint, psk_identity, psk_key, bootstrap_identity, bootstrap_key, certificate, added FROM device ORDER BY name",
-            |row| {
-                Ok(Record {
-                    name: row.get::<_, String>(0)?.into(),
-                    endpoint: row.get::<_, String>(1)?.into(),
-                    psk: psk(row.get(2)?, row.get(3)?),
-                    bootstrap_psk: psk(row.get(4)?, row.get(5)?),
-                    certificate: row.get(6)?,
-                    added: UnixTime::from_millis(row.get(7)?),
-                    origin: Origin::Store,
-                })
-            },
-        )?;
-        let grants = self.rows(
-            "SELECT endpoint, identity, key, expires, added FROM granted_key ORDER BY endpoint",
-            |row| {
-                Ok(Grant {
-                    endpoint: row.get::<_, String>(0)?.into(),
-                    psk: Psk::new(
-                        row.get::<_, Vec<u8>>(1)?,
-                        Secret::new(row.get::<_, Vec<u8>>(2)?),
-                    ),
-                    expires: row.get::<_, Option<i64>>(3)?.map(UnixTime::from_millis),
-                    added: UnixTime::from_millis(row.get(4)?),
-                })
-            },
-        )?;
-        Ok(Stored { records, grants })
+    fn credentials(&self) -> Result<Stored, StoreError> {
+        self.load_credentials()
+    }
+
+    fn load(&self, give: &mut dyn FnMut(Kept)) -> Result<(), StoreError> {
+        self.load_parts(give)
     }
 
     fn apply_all(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        // One wait for the disk: at the end of a join window many keys end at once.
-        let all = || -> rusqlite::Result<()> {
+        // What a device can only be told once waits for the disk itself. The rest survives the end
+        // of the process; what a power cut takes, the device brings again.
+        let durable = changes
+            .iter()
+            .any(|change| matches!(change, Change::Credential(_)));
+        let mut all = || -> rusqlite::Result<()> {
+            self.synchronise(durable)?;
+            // One wait for the disk: at the end of a join window many keys end at once.
             let transaction = self.connection.unchecked_transaction()?;
             changes.iter().try_for_each(|change| self.write(change))?;
             transaction.commit()
@@ -236,53 +229,35 @@ impl Store for Sqlite {
 }
 
 impl Sqlite {
-    fn write(&self, change: &Change) -> rusqlite::Result<()> {
-        let identity = |psk: &Option<Psk>| psk.as_ref().map(|psk| psk.identity.to_vec());
-        let execute = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
-            self.connection.prepare_cached(sql)?.execute(values)
-        };
-        let done = match change {
-            Change::Put(record) => execute(
-                "INSERT OR REPLACE INTO device (name, endpoint, psk_identity, psk_key, bootstrap_identity, bootstrap_key, certificate, added) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                params![
-                    &*record.name,
-                    &*record.endpoint,
-                    identity(&record.psk),
-                    record.psk.as_ref().map(|psk| psk.key.expose()),
-                    identity(&record.bootstrap_psk),
-                    record.bootstrap_psk.as_ref().map(|psk| psk.key.expose()),
-                    record.certificate,
-                    record.added.as_millis(),
-                ],
-            ),
-            Change::Remove(name) => execute("DELETE FROM device WHERE name = ?1", params![&**name]),
-            Change::Grant(grant) => execute(
-                "INSERT OR REPLACE INTO granted_key (endpoint, identity, key, expires, added) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![
-                    &*grant.endpoint,
-                    &*grant.psk.identity,
-                    grant.psk.key.expose(),
-                    grant.expires.map(UnixTime::as_millis),
-                    grant.added.as_millis(),
-                ],
-            ),
-            Change::Revoke(endpoint) => execute(
-                "DELETE FROM granted_key WHERE endpoint = ?1",
-                params![&**endpoint],
-            ),
-        };
-        done.map(|_| ())
+    /// Whether a transaction waits until it is on the disk (FULL), or only until the operating
+    /// system has it (NORMAL).
+    fn synchronise(&mut self, durable: bool) -> rusqlite::Result<()> {
+        if self.durable != Some(durable) {
+            let level = if durable { "FULL" } else { "NORMAL" };
+            self.connection.pragma_update(None, "synchronous", level)?;
+            self.durable = Some(durable);
+        }
+        Ok(())
     }
-}
-
-fn psk(identity: Option<Vec<u8>>, key: Option<Vec<u8>>) -> Option<Psk> {
-    Some(Psk::new(identity?, Secret::new(key?)))
 }
 
 impl StoreError {
     fn from_sqlite(path: &Path, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DatabaseLocked, NotADatabase};
         let path = path.to_owned();
+        // A row that makes no sense was not written by us.
+        if matches!(
+            source,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::Utf8Error(..)
+        ) {
+            return Self::Damaged {
+                path,
+                what: source.to_string(),
+            };
+        }
         match source.sqlite_error_code() {
             Some(DatabaseCorrupt | NotADatabase) => Self::Damaged {
                 path,

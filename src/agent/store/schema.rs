@@ -11,7 +11,24 @@ const APPLICATION: i32 = 0x4c32_4d51;
 
 /// What makes a database of version N + 1 out of one of version N. A step that was released is
 /// never changed; another one follows it.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    CREDENTIALS,
+    "
+    CREATE TABLE gateway (
+        id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
+        body BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE document (
+        endpoint TEXT NOT NULL,
+        kind INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (endpoint, kind, id)
+    ) STRICT, WITHOUT ROWID;
+",
+];
+
+const CREDENTIALS: &str = "
     CREATE TABLE device (
         name TEXT PRIMARY KEY NOT NULL,
         endpoint TEXT NOT NULL UNIQUE,
@@ -31,7 +48,7 @@ const STEPS: [&str; 1] = ["
         expires INTEGER,
         added INTEGER NOT NULL
     ) STRICT;
-"];
+";
 
 /// The version that [`STEPS`] lead to.
 pub(super) const VERSION: i32 = STEPS.len() as i32;
@@ -75,18 +92,23 @@ pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), Stor
 }
 
 /// Brings a database to today's version, all steps or none.
-pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let missing = STEPS.get(usize::try_from(version).unwrap_or(0)..);
-    let missing = missing.unwrap_or_default();
+pub(super) fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+    migrate_to(connection, VERSION)
+}
+
+/// Brings a database to a version, all steps or none.
+pub(super) fn migrate_to(connection: &Connection, version: i32) -> rusqlite::Result<()> {
+    let found: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let index = |version| usize::try_from(version).unwrap_or(0);
+    let missing = STEPS.get(index(found)..index(version)).unwrap_or_default();
     if missing.is_empty() {
         return Ok(());
     }
-    let transaction = connection.transaction()?;
+    let transaction = connection.unchecked_transaction()?;
     for step in missing {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION)?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.pragma_update(None, "user_version", version)?;
     transaction.commit()
 }

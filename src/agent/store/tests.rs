@@ -4,6 +4,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use super::*;
+use crate::kept::{Document, DocumentKey, Gateway, Kind, Urgency};
+use crate::secret::Secret;
+use crate::server::credentials::{self, Grant, Psk, Record, Stored};
+use crate::time::UnixTime;
 
 /// A folder that is removed at the end of a test.
 struct Folder(PathBuf);
@@ -35,6 +39,14 @@ impl Drop for Folder {
     }
 }
 
+fn put(record: Record) -> Change {
+    Change::Credential(credentials::Change::Put(Arc::new(record)))
+}
+
+fn remove(name: &str) -> Change {
+    Change::Credential(credentials::Change::Remove(name.into()))
+}
+
 fn record(name: &str) -> Record {
     Record {
         psk: Some(Psk::new(
@@ -60,18 +72,18 @@ fn what_was_kept_is_there_after_a_restart() {
     let folder = Folder::new("restart");
     let mut store = folder.open().unwrap();
     for change in [
-        Change::Put(Arc::new(record("a"))),
-        Change::Put(Arc::new(record("b"))),
-        Change::Put(Arc::new(Record::new("c", UnixTime::from_millis(5)))),
-        Change::Grant(Arc::new(grant("b"))),
-        Change::Grant(Arc::new(grant("c"))),
-        Change::Remove("a".into()),
-        Change::Revoke("b".into()),
+        put(record("a")),
+        put(record("b")),
+        put(Record::new("c", UnixTime::from_millis(5))),
+        Change::Credential(credentials::Change::Grant(Arc::new(grant("b")))),
+        Change::Credential(credentials::Change::Grant(Arc::new(grant("c")))),
+        remove("a"),
+        Change::Credential(credentials::Change::Revoke("b".into())),
     ] {
         store.apply(&change).unwrap();
     }
     drop(store);
-    let stored = folder.open().unwrap().load().unwrap();
+    let stored = folder.open().unwrap().credentials().unwrap();
     assert_eq!(
         stored,
         Stored {
@@ -85,8 +97,8 @@ fn what_was_kept_is_there_after_a_restart() {
 fn a_removed_key_is_not_in_the_files_any_more() {
     let folder = Folder::new("gone");
     let mut store = folder.open().unwrap();
-    store.apply(&Change::Put(Arc::new(record("a")))).unwrap();
-    store.apply(&Change::Remove("a".into())).unwrap();
+    store.apply(&put(record("a"))).unwrap();
+    store.apply(&remove("a")).unwrap();
     drop(store);
     for file in fs::read_dir(&folder.0).unwrap() {
         let bytes = fs::read(file.unwrap().path()).unwrap();
@@ -99,7 +111,7 @@ fn a_removed_key_is_not_in_the_files_any_more() {
 fn nobody_else_can_read_it() {
     let folder = Folder::new("rights");
     let mut store = folder.open().unwrap();
-    store.apply(&Change::Put(Arc::new(record("a")))).unwrap();
+    store.apply(&put(record("a"))).unwrap();
     assert_eq!(folder.mode(""), 0o700);
     for file in ["lwm2mqtt.db", "lwm2mqtt.db-wal", "lwm2mqtt.lock"] {
         assert_eq!(folder.mode(file), 0o600, "{file}");
@@ -162,7 +174,7 @@ fn a_page_that_was_overwritten_is_noticed() {
     for n in 0..200 {
         let mut kept = record(&format!("device-{n}"));
         kept.certificate = None;
-        store.apply(&Change::Put(Arc::new(kept))).unwrap();
+        store.apply(&put(kept)).unwrap();
     }
     drop(store);
     let database = folder.0.join(DATABASE);
@@ -180,7 +192,6 @@ fn a_page_that_was_overwritten_is_noticed() {
 fn changes_of_one_moment_are_kept_together_or_not_at_all() {
     let folder = Folder::new("together");
     let mut store = folder.open().unwrap();
-    let put = |name| Change::Put(Arc::new(record(name)));
     store
         .connection
         .execute_batch(
@@ -188,8 +199,97 @@ fn changes_of_one_moment_are_kept_together_or_not_at_all() {
              BEGIN SELECT RAISE(FAIL, 'no room'); END",
         )
         .unwrap();
-    assert!(store.apply_all(&[put("a"), put("bad")]).is_err());
-    assert!(store.load().unwrap().records.is_empty());
-    store.apply_all(&[put("a"), put("b")]).unwrap();
-    assert_eq!(store.load().unwrap().records.len(), 2);
+    assert!(
+        store
+            .apply_all(&[put(record("a")), put(record("bad"))])
+            .is_err()
+    );
+    assert!(store.credentials().unwrap().records.is_empty());
+    store
+        .apply_all(&[put(record("a")), put(record("b"))])
+        .unwrap();
+    assert_eq!(store.credentials().unwrap().records.len(), 2);
+}
+
+#[test]
+fn documents_and_the_gateways_own_facts_are_there_after_a_restart() {
+    let folder = Folder::new("documents");
+    let mut store = folder.open().unwrap();
+    let key = |kind, id: &str| DocumentKey {
+        kind,
+        endpoint: "dev1".into(),
+        id: id.into(),
+    };
+    let document = |kind, id, body: &[u8]| Document {
+        key: key(kind, id),
+        body: body.to_vec(),
+    };
+    let gateway = Gateway {
+        ledger: "0123".into(),
+        sentinel: 7,
+    };
+    store
+        .apply_all(&[
+            Change::Put(document(Kind::Command, "a", b"1"), Urgency::Now),
+            Change::Put(document(Kind::Command, "b", b"2"), Urgency::Soon),
+            Change::Put(document(Kind::Reply, "a", b"3"), Urgency::Now),
+            Change::Drop(key(Kind::Command, "a"), Urgency::Now),
+            Change::Gateway(Gateway::default()),
+            Change::Gateway(gateway.clone()),
+        ])
+        .unwrap();
+    drop(store);
+    let mut parts = Vec::new();
+    let store = folder.open().unwrap();
+    store.load(&mut |part| parts.push(part)).unwrap();
+    assert_eq!(parts.first().unwrap().gateway, Some(gateway));
+    let documents: Vec<_> = parts.into_iter().flat_map(|part| part.documents).collect();
+    assert_eq!(
+        documents,
+        [
+            document(Kind::Command, "b", b"2"),
+            document(Kind::Reply, "a", b"3")
+        ]
+    );
+}
+
+#[test]
+fn a_store_of_the_first_version_is_brought_to_todays_with_all_that_it_holds() {
+    let folder = Folder::new("first");
+    drop(folder.open().unwrap());
+    let database = folder.0.join(DATABASE);
+    fs::remove_file(&database).unwrap();
+    drop(private_file(&database).unwrap());
+    let first = Connection::open(&database).unwrap();
+    schema::migrate_to(&first, 1).unwrap();
+    first
+        .execute(
+            "INSERT INTO device VALUES ('a', 'a', x'61', x'6b6579206f662061', NULL, NULL, NULL, 5)",
+            [],
+        )
+        .unwrap();
+    drop(first);
+    let store = folder.open().unwrap();
+    let version: i32 = store
+        .connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, schema::VERSION);
+    let mut expected = record("a");
+    expected.certificate = None;
+    assert_eq!(store.credentials().unwrap().records, [expected]);
+    drop(store);
+    folder.open().unwrap();
+}
+
+#[test]
+fn a_row_that_makes_no_sense_is_damage() {
+    let folder = Folder::new("nonsense");
+    let store = folder.open().unwrap();
+    store
+        .connection
+        .execute("INSERT INTO gateway VALUES (1, x'ff')", [])
+        .unwrap();
+    let refusal = store.load(&mut |_| {}).unwrap_err().to_string();
+    assert!(refusal.contains("is damaged"), "{refusal}");
 }

@@ -21,10 +21,11 @@ use std::sync::Arc;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::credentials::{Book, Change, Grant, Psk, Purpose};
+use super::credentials::{self, Book, Grant, Psk, Purpose};
 use super::{Event, Server};
 use crate::coap::{Code, ExchangeId, Failure, IncomingId, Peer, Request, Response};
 use crate::dtls::PeerIdentity;
+use crate::kept::Change;
 use crate::keyed::{self, KeyedMap};
 use crate::secret::Secret;
 use crate::server::registration::Refusal;
@@ -468,7 +469,7 @@ impl Server {
     /// A change could not be stored. A device must not be left with a key that the next start does
     /// not know: its run is not finished, so that it goes back to what it had and comes again.
     pub fn unstored(&mut self, now: Now, change: &Change, why: &str) {
-        if let Change::Grant(grant) = change {
+        if let Change::Credential(credentials::Change::Grant(grant)) = change {
             let detail = format!("the new key of the device could not be stored: {why}");
             self.break_off(now, &grant.endpoint, detail, true);
             self.pump(now);

@@ -1,0 +1,98 @@
+//! A change becomes rows.
+
+use rusqlite::params;
+
+use super::Sqlite;
+use crate::kept::{Change, Kind};
+use crate::server::credentials::{self, Psk};
+use crate::time::UnixTime;
+
+impl Sqlite {
+    pub(super) fn write(&self, change: &Change) -> rusqlite::Result<()> {
+        match change {
+            Change::Credential(change) => self.write_credential(change),
+            Change::Put(document, _) => self.execute(
+                "INSERT OR REPLACE INTO document (endpoint, kind, id, body) VALUES (?1, ?2, ?3, ?4)",
+                params![
+                    &*document.key.endpoint,
+                    code(document.key.kind),
+                    &*document.key.id,
+                    document.body
+                ],
+            ),
+            Change::Drop(key, _) => self.execute(
+                "DELETE FROM document WHERE endpoint = ?1 AND kind = ?2 AND id = ?3",
+                params![&*key.endpoint, code(key.kind), &*key.id],
+            ),
+            Change::Gateway(gateway) => self.execute(
+                "INSERT OR REPLACE INTO gateway (id, body) VALUES (1, ?1)",
+                params![encode(gateway)],
+            ),
+        }
+    }
+
+    fn write_credential(&self, change: &credentials::Change) -> rusqlite::Result<()> {
+        let identity = |psk: &Option<Psk>| psk.as_ref().map(|psk| psk.identity.to_vec());
+        match change {
+            credentials::Change::Put(record) => self.execute(
+                "INSERT OR REPLACE INTO device (name, endpoint, psk_identity, psk_key, bootstrap_identity, bootstrap_key, certificate, added) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    &*record.name,
+                    &*record.endpoint,
+                    identity(&record.psk),
+                    record.psk.as_ref().map(|psk| psk.key.expose()),
+                    identity(&record.bootstrap_psk),
+                    record.bootstrap_psk.as_ref().map(|psk| psk.key.expose()),
+                    record.certificate,
+                    record.added.as_millis(),
+                ],
+            ),
+            credentials::Change::Remove(name) => {
+                self.execute("DELETE FROM device WHERE name = ?1", params![&**name])
+            }
+            credentials::Change::Grant(grant) => self.execute(
+                "INSERT OR REPLACE INTO granted_key (endpoint, identity, key, expires, added) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    &*grant.endpoint,
+                    &*grant.psk.identity,
+                    grant.psk.key.expose(),
+                    grant.expires.map(UnixTime::as_millis),
+                    grant.added.as_millis(),
+                ],
+            ),
+            credentials::Change::Revoke(endpoint) => self.execute(
+                "DELETE FROM granted_key WHERE endpoint = ?1",
+                params![&**endpoint],
+            ),
+        }
+    }
+
+    fn execute(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute(values)?;
+        Ok(())
+    }
+}
+
+/// The bytes of a row. Writing to a vector does not fail.
+fn encode<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
+    minicbor::to_vec(value).unwrap_or_default()
+}
+
+/// The number of a kind in the database; never another one.
+pub(super) const fn code(kind: Kind) -> i64 {
+    match kind {
+        Kind::Command => 1,
+        Kind::Reply => 2,
+        Kind::Update => 3,
+    }
+}
+
+/// The kind of a number.
+pub(super) const fn kind(code: i64) -> Option<Kind> {
+    Some(match code {
+        1 => Kind::Command,
+        2 => Kind::Reply,
+        3 => Kind::Update,
+        _ => return None,
+    })
+}
