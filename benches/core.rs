@@ -58,6 +58,7 @@ fn codecs(criterion: &mut Criterion) {
         ContentFormat::TLV,
         ContentFormat::SENML_JSON,
         ContentFormat::SENML_CBOR,
+        ContentFormat::LWM2M_CBOR,
     ] {
         let payload = codec::encode(format, &records(), &context).unwrap();
         let mut decoded = Vec::new();

@@ -116,6 +116,19 @@ impl Value {
         coerced.ok_or(self)
     }
 
+    /// A whole number that is not negative: Integer where it can be.
+    pub(crate) fn of_u64(number: u64) -> Self {
+        i64::try_from(number).map_or(Self::UnsignedInteger(number), Self::Integer)
+    }
+
+    /// A whole number, if it is one of 64 bits.
+    pub(crate) fn whole(number: i128) -> Option<Self> {
+        match i64::try_from(number) {
+            Ok(number) => Some(Self::Integer(number)),
+            Err(_) => u64::try_from(number).ok().map(Self::UnsignedInteger),
+        }
+    }
+
     /// The number as a floating point number, the nearest there is.
     pub(crate) fn as_f64(&self) -> Option<f64> {
         match *self {

@@ -53,12 +53,12 @@ impl Server {
             .registration(running.device)
             .ok_or(OperationError::Unregistered)?;
         let peer = registration.peer;
+        let types = registration.types(&self.models);
         if running.operation.has_format() {
             running.format = registration
                 .formats
-                .attempt(running.attempt, running.operation.path().level());
+                .attempt(running.attempt, running.operation.is_single(&types));
         }
-        let types = registration.types(&self.models);
         let context = Context {
             base: *running.operation.path(),
             alternate: registration.objects.alternate.as_deref(),
@@ -136,11 +136,13 @@ impl Server {
             response.code,
             Code::NOT_ACCEPTABLE | Code::UNSUPPORTED_CONTENT_FORMAT
         );
-        let level = running.operation.path().level();
         let next = running.attempt + 1;
-        let left = self
-            .registration(running.device)
-            .and_then(|registration| registration.formats.attempt(next, level));
+        let left = self.registration(running.device).and_then(|registration| {
+            let single = running
+                .operation
+                .is_single(&registration.types(&self.models));
+            registration.formats.attempt(next, single)
+        });
         running.attempt = next;
         declined && running.operation.has_format() && left.is_some()
     }
@@ -163,10 +165,11 @@ impl Server {
             types: &types,
         };
         let answer = read_response(&running.operation, response, &context);
+        let single = running.operation.is_single(&types);
         if let (true, Some(format)) = (response.code.is_success(), running.format)
             && let Some(registration) = self.registration_mut(running.device)
         {
-            registration.formats.worked(format);
+            registration.formats.worked(format, single);
         }
         if matches!(running.operation, Operation::Observe(_))
             && response.code.is_success()

@@ -35,13 +35,13 @@ use crate::lwm2m::{ContentFormat, Path, Record};
 use crate::route::Route;
 use crate::server::credentials::Book;
 use crate::server::device::{Device, Queued};
-use crate::server::formats::Formats;
 use crate::server::registration::{Refusal, Register, parse_register, parse_update};
 use crate::time::{Instant, Now, UnixTime};
 
 pub use credentials::Join;
 pub use credentials::Purpose;
 pub use device::{DeviceId, OperationId, Registration};
+pub use formats::{Composite, Formats};
 pub use operation::{Answer, Operation, OperationError};
 pub use registration::Terms;
 pub use transport::Listener;

@@ -3,9 +3,9 @@
 
 use crate::coap::{Code, Failure, Observe, Request, Response};
 use crate::lwm2m::attributes::NotificationAttributes;
-use crate::lwm2m::codec::{self, Context, EncodeError};
+use crate::lwm2m::codec::{self, Context, EncodeError, ResourceTypes};
 use crate::lwm2m::link::{self, Link};
-use crate::lwm2m::{ContentFormat, Path, Record};
+use crate::lwm2m::{ContentFormat, Level, Path, Record};
 
 /// Something that the server asks of a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +64,25 @@ impl Operation {
     /// Whether the outcome depends on a Content-Format, so that another is worth a try.
     pub const fn has_format(&self) -> bool {
         matches!(self, Self::Read(_) | Self::Write { .. } | Self::Observe(_))
+    }
+
+    /// Whether it is about one value, as formats without structure carry it: that of a resource
+    /// instance, or of a resource that is not known to have several.
+    pub fn is_single(&self, types: &dyn ResourceTypes) -> bool {
+        let path = self.path();
+        let is_one = match *path.ids() {
+            [object, _, resource] => types
+                .resource_type(object, resource)
+                .is_none_or(|resource| !resource.multiple),
+            _ => path.level() == Level::ResourceInstance,
+        };
+        is_one
+            && match self {
+                Self::Write { records, .. } => {
+                    matches!(&records[..], [record] if record.path == *path)
+                }
+                _ => true,
+            }
     }
 
     /// The request for this operation, in `format` where it needs one.

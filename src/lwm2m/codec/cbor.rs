@@ -7,7 +7,7 @@ use minicbor::data::{Tag, Type};
 use minicbor::{Decoder, Encoder};
 
 use super::error::EncodeError;
-use super::{ContentFormat, Context, DecodeError, Problem, Sink, single, widened};
+use super::{ContentFormat, Context, DecodeError, Sink, single, widened};
 use crate::lwm2m::value::{Record, Value};
 
 pub(super) fn decode(payload: &[u8], sink: &mut Sink<'_>) -> Result<(), DecodeError> {
@@ -17,7 +17,7 @@ pub(super) fn decode(payload: &[u8], sink: &mut Sink<'_>) -> Result<(), DecodeEr
     end(&decoder)?;
     match value {
         Some(value) => sink.value(path, value, None),
-        None => sink.result(path, Err(Problem::no_value(path)), None),
+        None => sink.null(path, None),
     }
 }
 
@@ -50,7 +50,7 @@ pub(super) fn value(decoder: &mut Decoder<'_>) -> Result<Option<Value>, DecodeEr
         Type::Null => return decoder.null().map(|()| None).map_err(failed),
         Type::Undefined => return decoder.undefined().map(|()| None).map_err(failed),
         Type::Bool => decoder.bool().map(Value::Boolean),
-        Type::U8 | Type::U16 | Type::U32 | Type::U64 => decoder.u64().map(unsigned),
+        Type::U8 | Type::U16 | Type::U32 | Type::U64 => decoder.u64().map(Value::of_u64),
         Type::I8 | Type::I16 | Type::I32 | Type::I64 => decoder.i64().map(Value::Integer),
         Type::Int => decoder
             .int()
@@ -66,6 +66,49 @@ pub(super) fn value(decoder: &mut Decoder<'_>) -> Result<Option<Value>, DecodeEr
         }
     };
     value.map(Some).map_err(failed)
+}
+
+/// Calls `item` for each item of an array or a map, of known length or not.
+pub(super) fn each<'a>(
+    decoder: &mut Decoder<'a>,
+    mut left: Option<u64>,
+    mut item: impl FnMut(&mut Decoder<'a>) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    loop {
+        match &mut left {
+            Some(0) => return Ok(()),
+            Some(left) => *left -= 1,
+            None => {
+                let start = decoder.position();
+                let kind = decoder.datatype().map_err(|error| failed(start, &error))?;
+                if kind == Type::Break {
+                    decoder.set_position(start + 1);
+                    return Ok(());
+                }
+            }
+        }
+        item(decoder)?;
+    }
+}
+
+pub(super) fn skip(decoder: &mut Decoder<'_>) -> Result<(), DecodeError> {
+    let start = decoder.position();
+    decoder.skip().map_err(|error| failed(start, &error))
+}
+
+/// One value, or `None` for an item that is none and can be passed over.
+pub(super) fn value_or_skip(
+    decoder: &mut Decoder<'_>,
+) -> Result<Option<Option<Value>>, DecodeError> {
+    let start = decoder.position();
+    match value(decoder) {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ DecodeError::Truncated { .. }) => Err(error),
+        Err(_) => {
+            decoder.set_position(start);
+            skip(decoder).map(|()| None)
+        }
+    }
 }
 
 /// A text in one piece, which is borrowed, or in several.
@@ -98,14 +141,6 @@ fn bytes(decoder: &mut Decoder<'_>) -> Result<Vec<u8>, minicbor::decode::Error> 
     Ok(bytes)
 }
 
-/// A number that is not negative.
-fn unsigned(number: u64) -> Value {
-    match i64::try_from(number) {
-        Ok(number) => Value::Integer(number),
-        Err(_) => Value::UnsignedInteger(number),
-    }
-}
-
 /// What stands behind a tag; a tag behind a tag is refused.
 fn tagged(tag: Tag, start: usize, decoder: &mut Decoder<'_>) -> Result<Option<Value>, DecodeError> {
     match tag.as_u64() {
@@ -119,22 +154,39 @@ fn tagged(tag: Tag, start: usize, decoder: &mut Decoder<'_>) -> Result<Option<Va
     }
 }
 
-/// A decimal fraction, `[exponent, mantissa]` (RFC 8949 §3.4.4).
+/// A decimal fraction, `[exponent, mantissa]` (RFC 8949 §3.4.4), exact where it is a whole number
+/// of 64 bits.
 fn decimal(decoder: &mut Decoder<'_>) -> Result<Value, DecodeError> {
     let start = decoder.position();
     let failed = |error| failed(start, &error);
-    if decoder.array().map_err(failed)? != Some(2) {
-        return Err(DecodeError::malformed(
-            start,
+    let left = decoder.array().map_err(failed)?;
+    let exponent = decoder.i16().map_err(failed)?;
+    let mantissa = i128::from(decoder.int().map_err(failed)?);
+    let is_whole = match left {
+        Some(len) => len == 2,
+        None => {
+            let end = decoder.datatype().map_err(failed)?;
+            decoder.set_position(decoder.position() + 1);
+            end == Type::Break
+        }
+    };
+    let malformed = |reason| DecodeError::malformed(start, reason);
+    if !is_whole {
+        return Err(malformed(
             "a decimal fraction is an exponent and a mantissa",
         ));
     }
-    let exponent = decoder.i16().map_err(failed)?;
-    let mantissa = decoder.int().map_err(failed)?;
-    let number = format!("{}e{exponent}", i128::from(mantissa)).parse();
+    let exact = u32::try_from(exponent)
+        .ok()
+        .and_then(|exponent| mantissa.checked_mul(10_i128.checked_pow(exponent)?))
+        .and_then(Value::whole);
+    if let Some(value) = exact {
+        return Ok(value);
+    }
+    let number = format!("{mantissa}e{exponent}").parse();
     number
         .map(Value::Float)
-        .map_err(|_| DecodeError::malformed(start, "the decimal fraction is no number"))
+        .map_err(|_| malformed("the decimal fraction is no number"))
 }
 
 /// What went wrong with the item that begins at `start`.

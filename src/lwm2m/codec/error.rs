@@ -58,6 +58,31 @@ pub enum Detail {
     /// A value stands at an object or an instance.
     #[error("only resources have values")]
     NoResource,
+    /// A null that would delete is not at a resource instance.
+    #[error("only resource instances can be deleted")]
+    Undeletable,
+    /// The name of the record is not a path; the problem stands at the path of the request.
+    #[error("the name {name:?} is no path: {reason}")]
+    Name {
+        /// The name with its base name, shortened.
+        name: String,
+        /// Why not.
+        reason: PathError,
+    },
+    /// A record breaks the rules of its format, in a way that leaves the others readable.
+    #[error("the field {label:?} {reason}")]
+    Field {
+        /// The label, shortened.
+        label: String,
+        /// Which rule.
+        reason: &'static str,
+    },
+    /// What lies behind a gateway has its prefix before the path (LwM2M Gateway 1.1 §10).
+    #[error("it lies behind {prefix:?}, a device of its own")]
+    Behind {
+        /// The prefix, shortened.
+        prefix: String,
+    },
     /// The path is not beneath the one that was asked for.
     #[error("it is not beneath {base}")]
     Outside {
@@ -105,6 +130,9 @@ pub enum DecodeError {
         /// What was asked for.
         base: Path,
     },
+    /// A path is there twice, in a format that holds each once.
+    #[error("{0} is there twice")]
+    Twice(Path),
     /// It has more than [`MAX_RECORDS`] records.
     #[error("the payload has more than {MAX_RECORDS} records")]
     TooMany,
@@ -138,6 +166,9 @@ pub enum EncodeError {
         /// The format.
         format: ContentFormat,
     },
+    /// The format has no null, which would delete.
+    #[error("{0} cannot delete")]
+    Deletes(ContentFormat),
     /// The format needs the Object ID from the request.
     #[error("{0} cannot carry several objects")]
     Objects(ContentFormat),
@@ -178,9 +209,26 @@ impl Problem {
         Self { path, detail }
     }
 
+    pub(super) const fn undeletable(path: Path) -> Self {
+        let detail = Detail::Undeletable;
+        Self { path, detail }
+    }
+
     pub(super) const fn outside(path: Path, base: Path) -> Self {
         let detail = Detail::Outside { base };
         Self { path, detail }
+    }
+}
+
+impl Detail {
+    pub(super) fn name(name: &str, reason: PathError) -> Self {
+        let name = shortened(name).into_owned();
+        Self::Name { name, reason }
+    }
+
+    pub(super) fn field(label: &str, reason: &'static str) -> Self {
+        let label = shortened(label).into_owned();
+        Self::Field { label, reason }
     }
 }
 

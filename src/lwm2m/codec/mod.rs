@@ -9,6 +9,10 @@
 
 mod cbor;
 mod error;
+mod format;
+mod json;
+mod lwm2m_cbor;
+mod oma_json;
 mod opaque;
 mod senml;
 mod senml_cbor;
@@ -17,10 +21,10 @@ mod text;
 mod tlv;
 
 use std::borrow::Cow;
-use std::fmt;
 
 pub use crate::lwm2m::model::{ResourceType, ResourceTypes};
 pub use error::{DecodeError, Decoded, Detail, EncodeError, Problem};
+pub use format::ContentFormat;
 
 use crate::lwm2m::path::{Level, Path};
 use crate::lwm2m::value::{DataType, Record, Value};
@@ -28,64 +32,6 @@ use crate::time::UnixTime;
 
 /// The most records that one payload may have.
 pub const MAX_RECORDS: usize = 16_384;
-
-/// A Content-Format identifier (RFC 7252 §12.3; the OMA's in LwM2M Core 1.1 §7.4).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContentFormat(pub u16);
-
-impl ContentFormat {
-    /// `text/plain`, for one resource.
-    pub const TEXT: Self = Self(0);
-    /// `application/link-format`, see [`crate::lwm2m::link`].
-    pub const LINK_FORMAT: Self = Self(40);
-    /// `application/octet-stream`, for one Opaque resource.
-    pub const OPAQUE: Self = Self(42);
-    /// `application/cbor`, for one resource.
-    pub const CBOR: Self = Self(60);
-    /// `application/senml+json`
-    pub const SENML_JSON: Self = Self(110);
-    /// `application/senml+cbor`
-    pub const SENML_CBOR: Self = Self(112);
-    /// `application/vnd.oma.lwm2m+tlv`
-    pub const TLV: Self = Self(11542);
-    /// `application/vnd.oma.lwm2m+json`, of LwM2M 1.0.
-    pub const OMA_JSON: Self = Self(11543);
-    /// `application/vnd.oma.lwm2m+cbor`, since LwM2M 1.2.
-    pub const LWM2M_CBOR: Self = Self(11544);
-
-    /// The number in use for one of the numbers used before there were registered ones.
-    const fn current(self) -> Self {
-        match self.0 {
-            1541 => Self::TEXT,
-            1542 => Self::TLV,
-            1543 => Self::OMA_JSON,
-            _ => self,
-        }
-    }
-}
-
-impl fmt::Display for ContentFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::TEXT => f.write_str("text"),
-            Self::LINK_FORMAT => f.write_str("link-format"),
-            Self::OPAQUE => f.write_str("opaque"),
-            Self::CBOR => f.write_str("CBOR"),
-            Self::SENML_JSON => f.write_str("SenML JSON"),
-            Self::SENML_CBOR => f.write_str("SenML CBOR"),
-            Self::TLV => f.write_str("TLV"),
-            Self::OMA_JSON => f.write_str("OMA JSON"),
-            Self::LWM2M_CBOR => f.write_str("LwM2M CBOR"),
-            Self(number) => write!(f, "content format {number}"),
-        }
-    }
-}
-
-impl fmt::Debug for ContentFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// What a payload leaves open.
 #[derive(Clone, Copy)]
@@ -111,7 +57,16 @@ impl Context<'_> {
     }
 }
 
-/// Whether [`decode`] and [`encode`] know the format.
+/// One step of a Write-Composite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// A resource or a resource instance.
+    pub path: Path,
+    /// What to write there; `None` deletes the resource instance (LwM2M Core 1.2 §6.3.9).
+    pub value: Option<Value>,
+}
+
+/// Whether [`decode`] knows the format.
 pub fn can_decode(format: ContentFormat) -> bool {
     matches!(
         format.current(),
@@ -121,12 +76,15 @@ pub fn can_decode(format: ContentFormat) -> bool {
             | ContentFormat::SENML_JSON
             | ContentFormat::SENML_CBOR
             | ContentFormat::TLV
+            | ContentFormat::OMA_JSON
+            | ContentFormat::LWM2M_CBOR
     )
 }
 
-/// Appends the records of a payload to `records`, in the order of the payload.
+/// Appends the records of a payload to `records`, in the order of the payload. A path may be
+/// there several times, with different times.
 ///
-/// The numbers 1541 and 1542 that devices used before LwM2M 1.0 are accepted. An empty payload
+/// The numbers 1541 to 1543 that devices used before LwM2M 1.0 are accepted. An empty payload
 /// in a format for several resources has no records.
 ///
 /// # Errors
@@ -140,12 +98,7 @@ pub fn decode(
     records: &mut Vec<Record>,
 ) -> Result<Decoded, DecodeError> {
     let before = records.len();
-    let mut sink = Sink {
-        context,
-        left: MAX_RECORDS,
-        records,
-        problems: Vec::new(),
-    };
+    let mut sink = Sink::new(context, Found::Records(records));
     let result = match format.current() {
         ContentFormat::TEXT => text::decode(payload, &mut sink),
         ContentFormat::OPAQUE => opaque::decode(payload, &mut sink),
@@ -153,6 +106,8 @@ pub fn decode(
         ContentFormat::SENML_JSON => senml_json::decode(payload, &mut sink),
         ContentFormat::SENML_CBOR => senml_cbor::decode(payload, &mut sink),
         ContentFormat::TLV => tlv::decode(payload, &mut sink),
+        ContentFormat::OMA_JSON => oma_json::decode(payload, &mut sink),
+        ContentFormat::LWM2M_CBOR => lwm2m_cbor::decode(payload, &mut sink),
         _ => Err(DecodeError::Unsupported(format)),
     };
     let problems = sink.problems;
@@ -165,8 +120,8 @@ pub fn decode(
 
 /// A payload with these records.
 ///
-/// Values take the type of their resource first, as [`Value::coerce`] does it. TLV carries no
-/// times; they are left out.
+/// Values take the type of their resource first, as [`Value::coerce`] does it. TLV and LwM2M CBOR
+/// carry no times; they are left out.
 ///
 /// # Errors
 ///
@@ -180,31 +135,56 @@ pub fn encode(
     if let Some(record) = records.iter().find(|r| !context.base.contains(&r.path)) {
         return Err(Problem::outside(record.path, context.base).into());
     }
+    let rows = || records.iter().map(Row::from).collect::<Vec<_>>();
     match format {
         ContentFormat::TEXT => text::encode(records, context),
         ContentFormat::OPAQUE => opaque::encode(records, context),
         ContentFormat::CBOR => cbor::encode(records, context),
-        ContentFormat::SENML_JSON => senml_json::encode(records, context),
-        ContentFormat::SENML_CBOR => senml_cbor::encode(records, context),
+        ContentFormat::SENML_JSON => senml_json::encode(&rows(), context),
+        ContentFormat::SENML_CBOR => senml_cbor::encode(&rows(), context),
         ContentFormat::TLV => tlv::encode(records, context),
+        ContentFormat::LWM2M_CBOR => lwm2m_cbor::encode(records, context),
+        _ => Err(EncodeError::Unsupported(format)),
+    }
+}
+
+/// A payload that creates an instance whose ID the device picks: the resources of the instance
+/// `context.base`, without that ID. Read with [`decode`] and the picked ID in `context.base`.
+///
+/// # Errors
+///
+/// As with [`encode`]; and in SenML, where each name has an Object Instance ID.
+pub fn encode_new(
+    format: ContentFormat,
+    records: &[Record],
+    context: &Context<'_>,
+) -> Result<Vec<u8>, EncodeError> {
+    match format {
+        ContentFormat::TLV => encode(format, records, context),
+        ContentFormat::LWM2M_CBOR => lwm2m_cbor::encode_new(records, context),
         _ => Err(EncodeError::Unsupported(format)),
     }
 }
 
 /// The paths of a payload without values, as a Read-Composite or an Observe-Composite has it, in
-/// SenML JSON or SenML CBOR (LwM2M Core 1.1 §6.4.6). `context.base` and its types play no part.
+/// SenML or SenML-ETCH (LwM2M Core 1.1 §6.3.8, RFC 8790 §3.1). `context.base` and its types play
+/// no part.
 ///
 /// # Errors
 ///
-/// When the payload cannot be read, or has values.
+/// When the payload cannot be read, has values, or a name that is no path.
 pub fn decode_paths(
     format: ContentFormat,
     payload: &[u8],
     context: &Context<'_>,
 ) -> Result<Vec<Path>, DecodeError> {
     match format {
-        ContentFormat::SENML_JSON => senml_json::decode_paths(payload, context.alternate),
-        ContentFormat::SENML_CBOR => senml_cbor::decode_paths(payload, context.alternate),
+        ContentFormat::SENML_JSON | ContentFormat::SENML_ETCH_JSON => {
+            senml_json::decode_paths(payload, context.alternate)
+        }
+        ContentFormat::SENML_CBOR | ContentFormat::SENML_ETCH_CBOR => {
+            senml_cbor::decode_paths(payload, context.alternate)
+        }
         _ => Err(DecodeError::Unsupported(format)),
     }
 }
@@ -213,16 +193,117 @@ pub fn decode_paths(
 ///
 /// # Errors
 ///
-/// When the format is neither SenML JSON nor SenML CBOR.
+/// When the format is neither SenML nor SenML-ETCH.
 pub fn encode_paths(
     format: ContentFormat,
     paths: &[Path],
     context: &Context<'_>,
 ) -> Result<Vec<u8>, EncodeError> {
     match format {
-        ContentFormat::SENML_JSON => senml_json::encode_paths(paths, context.alternate),
-        ContentFormat::SENML_CBOR => Ok(senml_cbor::encode_paths(paths, context.alternate)),
+        ContentFormat::SENML_JSON | ContentFormat::SENML_ETCH_JSON => {
+            senml_json::encode_paths(paths, context.alternate)
+        }
+        ContentFormat::SENML_CBOR | ContentFormat::SENML_ETCH_CBOR => {
+            Ok(senml_cbor::encode_paths(paths, context.alternate))
+        }
         _ => Err(EncodeError::Unsupported(format)),
+    }
+}
+
+/// Appends the steps of a Write-Composite to `changes`, in the order of the payload, which is the
+/// order to apply them in. SenML-ETCH (RFC 8790 §3.2) can delete; the other formats are those of
+/// [`decode`] that carry several objects.
+///
+/// # Errors
+///
+/// As with [`decode`].
+pub fn decode_changes(
+    format: ContentFormat,
+    payload: &[u8],
+    context: &Context<'_>,
+    changes: &mut Vec<Change>,
+) -> Result<Decoded, DecodeError> {
+    let before = changes.len();
+    let deletes = matches!(
+        format,
+        ContentFormat::SENML_ETCH_JSON | ContentFormat::SENML_ETCH_CBOR
+    );
+    let mut sink = Sink::new(context, Found::Changes { changes, deletes });
+    let result = match format {
+        ContentFormat::SENML_JSON | ContentFormat::SENML_ETCH_JSON => {
+            senml_json::decode(payload, &mut sink)
+        }
+        ContentFormat::SENML_CBOR | ContentFormat::SENML_ETCH_CBOR => {
+            senml_cbor::decode(payload, &mut sink)
+        }
+        ContentFormat::LWM2M_CBOR => lwm2m_cbor::decode(payload, &mut sink),
+        _ => Err(DecodeError::Unsupported(format)),
+    };
+    let problems = sink.problems;
+    if let Err(error) = result {
+        changes.truncate(before);
+        return Err(error);
+    }
+    Ok(Decoded { problems })
+}
+
+/// A payload with the steps of a Write-Composite.
+///
+/// # Errors
+///
+/// As with [`encode`]; and when there is something to delete and the format is not SenML-ETCH, or
+/// what is to be deleted is no resource instance.
+pub fn encode_changes(
+    format: ContentFormat,
+    changes: &[Change],
+    context: &Context<'_>,
+) -> Result<Vec<u8>, EncodeError> {
+    let rows: Vec<_> = changes
+        .iter()
+        .map(|change| Row {
+            path: change.path,
+            value: change.value.as_ref(),
+            time: None,
+        })
+        .collect();
+    let misplaced =
+        |change: &&Change| change.value.is_none() && change.path.level() != Level::ResourceInstance;
+    if let Some(change) = changes.iter().find(misplaced) {
+        return Err(Problem::undeletable(change.path).into());
+    }
+    match format {
+        ContentFormat::SENML_ETCH_JSON => senml_json::encode(&rows, context),
+        ContentFormat::SENML_ETCH_CBOR => senml_cbor::encode(&rows, context),
+        _ => {
+            let record = |change: &Change| match &change.value {
+                Some(value) => Ok(Record {
+                    path: change.path,
+                    value: value.clone(),
+                    time: None,
+                }),
+                None => Err(EncodeError::Deletes(format)),
+            };
+            let records: Result<Vec<_>, _> = changes.iter().map(record).collect();
+            encode(format, &records?, context)
+        }
+    }
+}
+
+/// What SenML writes of a record, or of a change.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    path: Path,
+    value: Option<&'a Value>,
+    time: Option<UnixTime>,
+}
+
+impl<'a> From<&'a Record> for Row<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            path: record.path,
+            value: Some(&record.value),
+            time: record.time,
+        }
     }
 }
 
@@ -230,11 +311,29 @@ pub fn encode_paths(
 struct Sink<'a> {
     context: &'a Context<'a>,
     left: usize,
-    records: &'a mut Vec<Record>,
+    found: Found<'a>,
     problems: Vec<Problem>,
 }
 
-impl Sink<'_> {
+enum Found<'a> {
+    Records(&'a mut Vec<Record>),
+    Changes {
+        changes: &'a mut Vec<Change>,
+        /// Whether null deletes.
+        deletes: bool,
+    },
+}
+
+impl<'a> Sink<'a> {
+    const fn new(context: &'a Context<'a>, found: Found<'a>) -> Self {
+        Self {
+            context,
+            left: MAX_RECORDS,
+            found,
+            problems: Vec::new(),
+        }
+    }
+
     /// One value, as the format tells its type, at a path that may be anywhere.
     fn value(
         &mut self,
@@ -258,21 +357,51 @@ impl Sink<'_> {
         value: Result<Value, Problem>,
         time: Option<UnixTime>,
     ) -> Result<(), DecodeError> {
-        self.left = self.left.checked_sub(1).ok_or(DecodeError::TooMany)?;
-        if !self.context.base.contains(&path) {
-            self.problems
-                .push(Problem::outside(path, self.context.base));
-        } else if path.level() < Level::Resource {
-            self.problems.push(Problem::no_resource(path));
-        } else {
-            match value {
-                Ok(Value::Float(number)) if !number.is_finite() => {
-                    self.problems.push(Problem::not_finite(path));
-                }
-                Ok(value) => self.records.push(Record { path, value, time }),
-                Err(problem) => self.problems.push(problem),
+        self.count()?;
+        let value = match value {
+            _ if !self.context.base.contains(&path) => {
+                Err(Problem::outside(path, self.context.base))
             }
+            _ if path.level() < Level::Resource => Err(Problem::no_resource(path)),
+            Ok(Value::Float(number)) if !number.is_finite() => Err(Problem::not_finite(path)),
+            value => value,
+        };
+        match (value, &mut self.found) {
+            (Ok(value), Found::Records(records)) => records.push(Record { path, value, time }),
+            (Ok(value), Found::Changes { changes, .. }) => changes.push(Change {
+                path,
+                value: Some(value),
+            }),
+            (Err(problem), _) => self.problems.push(problem),
         }
+        Ok(())
+    }
+
+    /// A null, where a value could be.
+    fn null(&mut self, path: Path, time: Option<UnixTime>) -> Result<(), DecodeError> {
+        match &mut self.found {
+            Found::Changes {
+                changes,
+                deletes: true,
+            } if path.level() == Level::ResourceInstance && self.context.base.contains(&path) => {
+                changes.push(Change { path, value: None });
+                self.count()
+            }
+            Found::Changes { deletes: true, .. } => {
+                self.result(path, Err(Problem::undeletable(path)), time)
+            }
+            _ => self.result(path, Err(Problem::no_value(path)), time),
+        }
+    }
+
+    /// Something that is not even at a path.
+    fn problem(&mut self, path: Path, detail: Detail) -> Result<(), DecodeError> {
+        self.problems.push(Problem { path, detail });
+        self.count()
+    }
+
+    fn count(&mut self) -> Result<(), DecodeError> {
+        self.left = self.left.checked_sub(1).ok_or(DecodeError::TooMany)?;
         Ok(())
     }
 
@@ -294,15 +423,32 @@ fn single<'a>(
 ) -> Result<Cow<'a, Value>, EncodeError> {
     match records {
         [record] if record.path == context.base && record.path.level() >= Level::Resource => {
-            typed(record, context)
+            typed(record.path, &record.value, context)
         }
         _ => Err(EncodeError::Single(format)),
     }
 }
 
-/// The value of a record in the type of its resource.
-fn typed<'a>(record: &'a Record, context: &Context<'_>) -> Result<Cow<'a, Value>, EncodeError> {
-    let (path, value) = (record.path, &record.value);
+/// The records by their paths, for formats that hold each path once.
+fn sorted(records: &[Record], format: ContentFormat) -> Result<Vec<&Record>, EncodeError> {
+    let mut sorted: Vec<&Record> = records.iter().collect();
+    sorted.sort_by_key(|record| record.path);
+    for pair in sorted.windows(2) {
+        // Sorted so, a resource with and without resource instances stands side by side too.
+        if pair[0].path.contains(&pair[1].path) {
+            let path = pair[1].path;
+            return Err(EncodeError::Twice { path, format });
+        }
+    }
+    Ok(sorted)
+}
+
+/// The value at a path in the type of its resource.
+fn typed<'a>(
+    path: Path,
+    value: &'a Value,
+    context: &Context<'_>,
+) -> Result<Cow<'a, Value>, EncodeError> {
     if path.level() < Level::Resource {
         return Err(Problem::no_resource(path).into());
     }

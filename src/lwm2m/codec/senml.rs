@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::error::EncodeError;
+use super::error::{EncodeError, shortened};
 use super::text::from_base64;
-use super::{Context, DecodeError, Problem, Sink, typed};
-use crate::lwm2m::path::Path;
-use crate::lwm2m::value::{DataType, Record, Value};
+use super::{Context, DecodeError, Detail, MAX_RECORDS, Problem, Row, Sink, typed};
+use crate::lwm2m::path::{Path, PathError};
+use crate::lwm2m::value::{DataType, Value};
 use crate::time::UnixTime;
 
 /// Seconds below this count from now, all others from 1970 (RFC 8428 §4.5.3).
@@ -26,16 +26,43 @@ pub(super) struct Fields<'a> {
     pub(super) name: Option<Cow<'a, str>>,
     pub(super) time: Option<f64>,
     pub(super) value: Option<Field>,
+    /// What makes the record unusable, while the others still count.
+    pub(super) fault: Option<Detail>,
+}
+
+impl Fields<'_> {
+    /// Takes in the value; there is one at most.
+    pub(super) fn set_value(&mut self, label: &str, value: Field) {
+        if self.value.replace(value).is_some() {
+            self.break_off(label, "is a second value");
+        }
+    }
+
+    /// Passes over a field that is unknown, unless it must be understood (RFC 8428 §4.4).
+    pub(super) fn ignore(&mut self, label: &str) {
+        if label.ends_with('_') {
+            self.break_off(label, "must be understood and is not");
+        }
+    }
+
+    pub(super) fn break_off(&mut self, label: &str, reason: &'static str) {
+        self.fault
+            .get_or_insert_with(|| Detail::field(label, reason));
+    }
 }
 
 /// The field that has the value.
 pub(super) enum Field {
     /// `v`, `vs`, `vb`, `vd`, `vlo`
     Value(Value),
+    /// A text, or the base64 of bytes: `sv` of OMA JSON. The type of the resource tells which.
+    Text(String),
     /// A text that is not what its label says.
     Bad { expected: DataType, found: String },
     /// `"v": null`
     Null,
+    /// Something that is no value at all.
+    Other,
 }
 
 impl Field {
@@ -56,7 +83,7 @@ impl Field {
     }
 
     fn bad(expected: DataType, text: &str) -> Self {
-        let found = format!("the text {:?}", super::error::shortened(text));
+        let found = format!("the text {:?}", shortened(text));
         Self::Bad { expected, found }
     }
 }
@@ -69,6 +96,8 @@ pub(super) struct Pack {
     joined: String,
     base_time: Option<f64>,
     base_value: Option<Value>,
+    /// In a list of paths, a base name that stood alone: a path itself, if no name follows.
+    lone: Option<Path>,
 }
 
 impl Pack {
@@ -79,7 +108,7 @@ impl Pack {
         sink: &mut Sink<'_>,
     ) -> Result<(), DecodeError> {
         // A record may be there for its base fields alone.
-        let is_base = fields.name.is_none() && fields.value.is_none();
+        let is_base = fields.name.is_none() && fields.value.is_none() && fields.fault.is_none();
         if fields.version.is_some_and(|version| version > MAX_VERSION) {
             return Err(DecodeError::malformed(
                 0,
@@ -92,35 +121,69 @@ impl Pack {
         if is_base {
             return Ok(());
         }
-        let path = self.path_of(fields.name, sink.context.alternate)?;
+        let base = sink.context.base;
+        let path = match self.path_of(fields.name, sink.context.alternate) {
+            Ok(path) => path,
+            Err((name, reason)) => return sink.problem(base, Detail::name(&name, reason)),
+        };
+        if let Some(fault) = fields.fault {
+            return sink.problem(path, fault);
+        }
         let time = self.time(fields.time, sink.context.now);
         match (fields.value, &self.base_value) {
             (Some(Field::Value(value)), None) => sink.value(path, value, time),
             (Some(Field::Value(value)), Some(base)) => sink.value(path, sum(base, value), time),
             (None, Some(base)) => sink.value(path, base.clone(), time),
+            (Some(Field::Text(text)), _) => match sink.context.data_type(&path) {
+                Some(DataType::Opaque) => match Field::of_base64(&text) {
+                    Field::Value(value) => sink.value(path, value, time),
+                    _ => sink.value(path, Value::String(text), time),
+                },
+                _ => sink.value(path, Value::String(text), time),
+            },
             (Some(Field::Bad { expected, found }), _) => {
                 sink.result(path, Err(Problem::not_a(path, expected, found)), time)
             }
-            (None | Some(Field::Null), _) => sink.result(path, Err(Problem::no_value(path)), time),
+            (Some(Field::Null), _) => sink.null(path, time),
+            (None | Some(Field::Other), _) => sink.result(path, Err(Problem::no_value(path)), time),
         }
     }
 
-    /// The path of a record that is there for its path alone, as in a Read-Composite.
+    /// Takes in a record that is there for its path alone, as in a Read-Composite.
     pub(super) fn path(
         &mut self,
         fields: Fields<'_>,
         alternate: Option<&str>,
-    ) -> Result<Option<Path>, DecodeError> {
-        let is_base = fields.name.is_none();
-        if fields.value.is_some() {
+        paths: &mut Vec<Path>,
+    ) -> Result<(), DecodeError> {
+        if fields.value.is_some() || fields.base_value.is_some() {
             return Err(DecodeError::malformed(0, "a list of paths has no values"));
         }
-        self.rebase(fields.base_name);
-        match self.path_of(fields.name, alternate) {
-            // A base name alone need not be a path, but is one if it can be.
-            Err(_) if is_base => Ok(None),
-            path => path.map(Some),
+        if let Some(fault) = fields.fault {
+            return Err(DecodeError::malformed(0, fault.to_string()));
         }
+        if fields.base_name.is_some() || fields.name.is_none() {
+            paths.extend(self.lone.take());
+        }
+        self.lone = None;
+        self.rebase(fields.base_name);
+        let is_base = fields.name.is_none();
+        match self.path_of(fields.name, alternate) {
+            Ok(path) if is_base => self.lone = Some(path),
+            Ok(path) => paths.push(path),
+            // A base name alone need not be a path.
+            Err(_) if is_base => {}
+            Err((name, reason)) => return Err(DecodeError::name(&name, reason)),
+        }
+        if paths.len() >= MAX_RECORDS {
+            return Err(DecodeError::TooMany);
+        }
+        Ok(())
+    }
+
+    /// The path that is left at the end of a list, see [`Self::path`].
+    pub(super) fn last_path(self) -> Option<Path> {
+        self.lone
     }
 
     fn rebase(&mut self, base_name: Option<Cow<'_, str>>) {
@@ -135,17 +198,18 @@ impl Pack {
         &mut self,
         name: Option<Cow<'_, str>>,
         alternate: Option<&str>,
-    ) -> Result<Path, DecodeError> {
-        match name {
-            None => path_of(&self.base_name, alternate),
-            Some(name) if self.base_name.is_empty() => path_of(&name, alternate),
+    ) -> Result<Path, (String, PathError)> {
+        let name = match &name {
+            None => &self.base_name,
+            Some(name) if self.base_name.is_empty() => &**name,
             Some(name) => {
                 self.joined.clear();
                 self.joined.push_str(&self.base_name);
-                self.joined.push_str(&name);
-                path_of(&self.joined, alternate)
+                self.joined.push_str(name);
+                &self.joined
             }
-        }
+        };
+        path_of(name, alternate).map_err(|error| (shortened(name).into_owned(), error))
     }
 
     fn time(&self, time: Option<f64>, now: UnixTime) -> Option<UnixTime> {
@@ -163,7 +227,7 @@ impl Pack {
     }
 }
 
-fn path_of(name: &str, alternate: Option<&str>) -> Result<Path, DecodeError> {
+fn path_of(name: &str, alternate: Option<&str>) -> Result<Path, PathError> {
     let plain = alternate
         .and_then(|prefix| name.strip_prefix(prefix))
         .filter(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -172,21 +236,24 @@ fn path_of(name: &str, alternate: Option<&str>) -> Result<Path, DecodeError> {
     if plain.is_empty() && !name.is_empty() {
         return Ok(Path::ROOT);
     }
-    plain
-        .parse()
-        .map_err(|error| DecodeError::name(name, error))
+    plain.parse()
 }
 
 /// A base value and a value; what is no number stays what it is.
 fn sum(base: &Value, value: Value) -> Value {
-    match (base, &value) {
-        (Value::Integer(base), Value::Integer(number)) if base.checked_add(*number).is_some() => {
-            Value::Integer(base.saturating_add(*number))
-        }
-        _ => match (base.as_f64(), value.as_f64()) {
-            (Some(base), Some(number)) => Value::Float(base + number),
-            _ => value,
-        },
+    let whole = |value: &Value| match *value {
+        Value::Integer(number) => Some(i128::from(number)),
+        Value::UnsignedInteger(number) => Some(i128::from(number)),
+        _ => None,
+    };
+    if let (Some(base), Some(number)) = (whole(base), whole(&value))
+        && let Some(sum) = Value::whole(base + number)
+    {
+        return sum;
+    }
+    match (base.as_f64(), value.as_f64()) {
+        (Some(base), Some(number)) => Value::Float(base + number),
+        _ => value,
     }
 }
 
@@ -200,7 +267,7 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn of(records: &[Record], context: &'a Context<'a>) -> Self {
+    pub(super) fn of(records: &[Row<'_>], context: &'a Context<'a>) -> Self {
         let mut layout = Self {
             context,
             base_name: None,
@@ -264,8 +331,14 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// The value in the type of its resource.
-    pub(super) fn value<'r>(&self, record: &'r Record) -> Result<Cow<'r, Value>, EncodeError> {
-        typed(record, self.context)
+    /// The value in the type of its resource; `None` for null.
+    pub(super) fn value<'r>(&self, row: &Row<'r>) -> Result<Option<Cow<'r, Value>>, EncodeError> {
+        match row.value {
+            _ if !self.context.base.contains(&row.path) => {
+                Err(Problem::outside(row.path, self.context.base).into())
+            }
+            None => Ok(None),
+            Some(value) => typed(row.path, value, self.context).map(Some),
+        }
     }
 }

@@ -3,12 +3,12 @@
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
-use super::cbor::{self, failed};
+use super::cbor::{self, each, failed};
 use super::error::EncodeError;
 use super::senml::{Field, Fields, Layout, Pack};
-use super::{Context, DecodeError, MAX_RECORDS, Sink};
+use super::{Context, DecodeError, Row, Sink};
 use crate::lwm2m::path::Path;
-use crate::lwm2m::value::{Record, Value};
+use crate::lwm2m::value::Value;
 
 // Labels (RFC 8428 §6, table 4). LwM2M adds "vlo" as a text.
 const BASE_VERSION: i64 = -1;
@@ -33,13 +33,8 @@ pub(super) fn decode_paths(
 ) -> Result<Vec<Path>, DecodeError> {
     let mut pack = Pack::default();
     let mut paths = Vec::new();
-    records(payload, |fields| {
-        paths.extend(pack.path(fields, alternate)?);
-        if paths.len() > MAX_RECORDS {
-            return Err(DecodeError::TooMany);
-        }
-        Ok(())
-    })?;
+    records(payload, |fields| pack.path(fields, alternate, &mut paths))?;
+    paths.extend(pack.last_path());
     Ok(paths)
 }
 
@@ -57,29 +52,6 @@ fn records<'a>(
     cbor::end(decoder)
 }
 
-/// Calls `item` for each item of an array or a map, of known length or not.
-fn each<'a>(
-    decoder: &mut Decoder<'a>,
-    mut left: Option<u64>,
-    mut item: impl FnMut(&mut Decoder<'a>) -> Result<(), DecodeError>,
-) -> Result<(), DecodeError> {
-    loop {
-        match &mut left {
-            Some(0) => return Ok(()),
-            Some(left) => *left -= 1,
-            None => {
-                let start = decoder.position();
-                let kind = decoder.datatype().map_err(|error| failed(start, &error))?;
-                if kind == Type::Break {
-                    decoder.set_position(start + 1);
-                    return Ok(());
-                }
-            }
-        }
-        item(decoder)?;
-    }
-}
-
 fn fields<'a>(decoder: &mut Decoder<'a>) -> Result<Fields<'a>, DecodeError> {
     let mut fields = Fields::default();
     let start = decoder.position();
@@ -94,42 +66,45 @@ fn field<'a>(decoder: &mut Decoder<'a>, fields: &mut Fields<'a>) -> Result<(), D
     if matches!(kind, Type::String | Type::StringIndef) {
         let label = cbor::name(decoder)?;
         if label == "vlo" {
-            let text = cbor::name(decoder)?;
-            return set_value(fields, Field::of_link(&text), start);
+            let value = match value(decoder)? {
+                Field::Value(Value::String(text)) => Field::of_link(&text),
+                other => other,
+            };
+            fields.set_value(&label, value);
+            return Ok(());
         }
-        if label.ends_with('_') {
-            let reason = format!("the field {:?} must be understood and is not", label);
-            return Err(DecodeError::malformed(start, reason));
-        }
-        return skip(decoder);
+        fields.ignore(&label);
+        return cbor::skip(decoder);
     }
     match decoder.i64().map_err(|error| failed(start, &error))? {
         BASE_VERSION => fields.version = Some(number(decoder)?),
         BASE_NAME => fields.base_name = Some(cbor::name(decoder)?),
         BASE_TIME => fields.base_time = Some(number(decoder)?),
         BASE_VALUE => fields.base_value = cbor::value(decoder)?,
-        NAME => fields.name = Some(cbor::name(decoder)?),
-        TIME => fields.time = Some(number(decoder)?),
+        NAME => match decoder.datatype() {
+            Ok(Type::String | Type::StringIndef) => fields.name = Some(cbor::name(decoder)?),
+            _ => {
+                fields.break_off("n", "is no text");
+                cbor::skip(decoder)?;
+            }
+        },
+        TIME => match cbor::value_or_skip(decoder)?.flatten() {
+            Some(time) if time.as_f64().is_some_and(f64::is_finite) => fields.time = time.as_f64(),
+            _ => fields.break_off("t", "is no number"),
+        },
         // The value itself tells its type; not all devices take the right label.
-        VALUE | STRING | BOOLEAN | DATA => {
-            let value = cbor::value(decoder)?.map_or(Field::Null, Field::Value);
-            set_value(fields, value, start)?;
-        }
-        _ => skip(decoder)?,
+        VALUE | STRING | BOOLEAN | DATA => fields.set_value("v", value(decoder)?),
+        _ => cbor::skip(decoder)?,
     }
     Ok(())
 }
 
-fn set_value(fields: &mut Fields<'_>, value: Field, start: usize) -> Result<(), DecodeError> {
-    match fields.value.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(DecodeError::malformed(start, "a record has two values")),
-    }
-}
-
-fn skip(decoder: &mut Decoder<'_>) -> Result<(), DecodeError> {
-    let start = decoder.position();
-    decoder.skip().map_err(|error| failed(start, &error))
+fn value(decoder: &mut Decoder<'_>) -> Result<Field, DecodeError> {
+    Ok(match cbor::value_or_skip(decoder)? {
+        Some(Some(value)) => Field::Value(value),
+        Some(None) => Field::Null,
+        None => Field::Other,
+    })
 }
 
 fn number(decoder: &mut Decoder<'_>) -> Result<f64, DecodeError> {
@@ -140,7 +115,7 @@ fn number(decoder: &mut Decoder<'_>) -> Result<f64, DecodeError> {
         .ok_or_else(|| DecodeError::malformed(start, "a number is expected"))
 }
 
-pub(super) fn encode(records: &[Record], context: &Context<'_>) -> Result<Vec<u8>, EncodeError> {
+pub(super) fn encode(records: &[Row<'_>], context: &Context<'_>) -> Result<Vec<u8>, EncodeError> {
     let layout = Layout::of(records, context);
     let mut base_name = layout.base_name.as_deref();
     let mut name = String::new();
@@ -162,16 +137,22 @@ pub(super) fn encode(records: &[Record], context: &Context<'_>) -> Result<Vec<u8
         if named {
             let _ = encoder.i64(NAME).and_then(|e| e.str(&name));
         }
-        let _ = match *value {
-            Value::Integer(_) | Value::UnsignedInteger(_) | Value::Float(_) | Value::Time(_) => {
-                encoder.i64(VALUE)
-            }
-            Value::String(_) | Value::CoreLink(_) => encoder.i64(STRING),
-            Value::Boolean(_) => encoder.i64(BOOLEAN),
-            Value::Opaque(_) => encoder.i64(DATA),
-            Value::ObjectLink(_) => encoder.str("vlo"),
+        let _ = match value.as_deref() {
+            None
+            | Some(
+                Value::Integer(_) | Value::UnsignedInteger(_) | Value::Float(_) | Value::Time(_),
+            ) => encoder.i64(VALUE),
+            Some(Value::String(_) | Value::CoreLink(_)) => encoder.i64(STRING),
+            Some(Value::Boolean(_)) => encoder.i64(BOOLEAN),
+            Some(Value::Opaque(_)) => encoder.i64(DATA),
+            Some(Value::ObjectLink(_)) => encoder.str("vlo"),
         };
-        cbor::write(&mut encoder, &value);
+        match &value {
+            Some(value) => cbor::write(&mut encoder, value),
+            None => {
+                let _ = encoder.null();
+            }
+        }
         if let Some(time) = record.time {
             let _ = encoder.i64(TIME);
             cbor::write(&mut encoder, &layout.time(time));

@@ -1,6 +1,5 @@
 //! SenML JSON (RFC 8428 §5; LwM2M Core 1.1 §7.4.4).
 
-use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine;
@@ -10,10 +9,11 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde::{Deserialize, de};
 
 use super::error::EncodeError;
+use super::json::{Number, Scalar, Text};
 use super::senml::{Field, Fields, Layout, Pack};
-use super::{Context, DecodeError, MAX_RECORDS, Sink};
+use super::{Context, DecodeError, Row, Sink};
 use crate::lwm2m::path::Path;
-use crate::lwm2m::value::{Record, Value};
+use crate::lwm2m::value::Value;
 
 pub(super) fn decode(payload: &[u8], sink: &mut Sink<'_>) -> Result<(), DecodeError> {
     let mut pack = Pack::default();
@@ -26,13 +26,8 @@ pub(super) fn decode_paths(
 ) -> Result<Vec<Path>, DecodeError> {
     let mut pack = Pack::default();
     let mut paths = Vec::new();
-    records(payload, |fields| {
-        paths.extend(pack.path(fields, alternate)?);
-        if paths.len() > MAX_RECORDS {
-            return Err(DecodeError::TooMany);
-        }
-        Ok(())
-    })?;
+    records(payload, |fields| pack.path(fields, alternate, &mut paths))?;
+    paths.extend(pack.last_path());
     Ok(paths)
 }
 
@@ -82,7 +77,7 @@ impl<'de, F: FnMut(Fields<'_>) -> Result<(), DecodeError>> Visitor<'de> for Pack
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<(), A::Error> {
-        while let Some(Row(fields)) = records.next_element()? {
+        while let Some(InRow(fields)) = records.next_element()? {
             if let Err(error) = (self.record)(fields) {
                 *self.refused = Some(error);
                 return Err(de::Error::custom("refused"));
@@ -93,25 +88,25 @@ impl<'de, F: FnMut(Fields<'_>) -> Result<(), DecodeError>> Visitor<'de> for Pack
 }
 
 /// One record.
-struct Row<'a>(Fields<'a>);
+struct InRow<'a>(Fields<'a>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Row<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for InRow<'a> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
         struct RowVisitor;
 
         impl<'de> Visitor<'de> for RowVisitor {
-            type Value = Row<'de>;
+            type Value = InRow<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a record")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InRow<'de>, A::Error> {
                 let mut fields = Fields::default();
                 while let Some(Text(label)) = map.next_key()? {
                     field(&label, &mut map, &mut fields)?;
                 }
-                Ok(Row(fields))
+                Ok(InRow(fields))
             }
         }
 
@@ -124,117 +119,32 @@ fn field<'de, A: MapAccess<'de>>(
     map: &mut A,
     fields: &mut Fields<'de>,
 ) -> Result<(), A::Error> {
-    let value = match label {
-        "bn" => {
-            fields.base_name = Some(map.next_value::<Text<'_>>()?.0);
-            return Ok(());
-        }
-        "bt" => {
-            fields.base_time = Some(map.next_value()?);
-            return Ok(());
-        }
-        "bv" => {
-            fields.base_value = map.next_value::<Option<Number>>()?.map(|number| number.0);
-            return Ok(());
-        }
-        "bver" => {
-            fields.version = Some(map.next_value()?);
-            return Ok(());
-        }
-        "n" => {
-            fields.name = Some(map.next_value::<Text<'_>>()?.0);
-            return Ok(());
-        }
-        "t" => {
-            fields.time = Some(map.next_value()?);
-            return Ok(());
-        }
-        "v" => match map.next_value::<Option<Number>>()? {
-            Some(number) => Field::Value(number.0),
-            None => Field::Null,
+    match label {
+        "bn" => fields.base_name = Some(map.next_value::<Text<'_>>()?.0),
+        "bt" => fields.base_time = Some(map.next_value()?),
+        "bv" => fields.base_value = map.next_value::<Option<Number>>()?.map(|number| number.0),
+        "bver" => fields.version = Some(map.next_value()?),
+        "n" => match map.next_value()? {
+            Scalar::Text(name) => fields.name = Some(name),
+            _ => fields.break_off(label, "is no text"),
         },
-        "vs" => Field::Value(Value::String(map.next_value()?)),
-        "vb" => Field::Value(Value::Boolean(map.next_value()?)),
-        "vd" => Field::of_base64(&map.next_value::<Text<'_>>()?.0),
-        "vlo" => Field::of_link(&map.next_value::<Text<'_>>()?.0),
-        _ if label.ends_with('_') => {
-            return Err(de::Error::custom(format_args!(
-                "the field {label:?} must be understood and is not"
-            )));
-        }
+        "t" => match map.next_value()? {
+            Scalar::Number(time) => fields.time = time.as_f64(),
+            _ => fields.break_off(label, "is no number"),
+        },
+        // The value itself tells its type; not all devices take the right label.
+        "v" | "vs" | "vb" => fields.set_value(label, map.next_value::<Scalar<'_>>()?.into()),
+        "vd" => fields.set_value(label, map.next_value::<Scalar<'_>>()?.or(Field::of_base64)),
+        "vlo" => fields.set_value(label, map.next_value::<Scalar<'_>>()?.or(Field::of_link)),
         _ => {
+            fields.ignore(label);
             map.next_value::<IgnoredAny>()?;
-            return Ok(());
         }
-    };
-    match fields.value.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(de::Error::custom("a record has two values")),
     }
+    Ok(())
 }
 
-/// A text, borrowed unless it has escapes.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-
-        json.deserialize_str(TextVisitor)
-    }
-}
-
-/// A number, exact where it is whole and of 64 bits.
-struct Number(Value);
-
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct NumberVisitor;
-
-        impl Visitor<'_> for NumberVisitor {
-            type Value = Number;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number")
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Number, E> {
-                Ok(Number(Value::Integer(number)))
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Number, E> {
-                Ok(Number(match i64::try_from(number) {
-                    Ok(number) => Value::Integer(number),
-                    Err(_) => Value::UnsignedInteger(number),
-                }))
-            }
-
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Number, E> {
-                Ok(Number(Value::Float(number)))
-            }
-        }
-
-        json.deserialize_any(NumberVisitor)
-    }
-}
-
-pub(super) fn encode(records: &[Record], context: &Context<'_>) -> Result<Vec<u8>, EncodeError> {
+pub(super) fn encode(records: &[Row<'_>], context: &Context<'_>) -> Result<Vec<u8>, EncodeError> {
     let layout = Layout::of(records, context);
     let mut base_name = layout.base_name.as_deref();
     let mut name = String::new();
@@ -245,7 +155,7 @@ pub(super) fn encode(records: &[Record], context: &Context<'_>) -> Result<Vec<u8
         let row = OutRow {
             base_name: base_name.take(),
             name: named.then_some(name.as_str()),
-            value: Some(&value),
+            value: Some(value.as_deref()),
             time: record.time.map(|time| layout.time(time)),
         };
         row.write(&mut payload)?;
@@ -283,7 +193,8 @@ fn closed(mut payload: Vec<u8>) -> Vec<u8> {
 struct OutRow<'a> {
     base_name: Option<&'a str>,
     name: Option<&'a str>,
-    value: Option<&'a Value>,
+    /// `Some(None)` is null.
+    value: Option<Option<&'a Value>>,
     time: Option<Value>,
 }
 
@@ -303,19 +214,23 @@ impl Serialize for OutRow<'_> {
         if let Some(name) = self.name {
             map.serialize_entry("n", name)?;
         }
-        match self.value {
-            None => {}
-            Some(Value::Integer(number) | Value::Time(number)) => {
-                map.serialize_entry("v", number)?
+        if let Some(value) = self.value {
+            match value {
+                None => map.serialize_entry("v", &())?,
+                Some(Value::Integer(number) | Value::Time(number)) => {
+                    map.serialize_entry("v", number)?;
+                }
+                Some(Value::UnsignedInteger(number)) => map.serialize_entry("v", number)?,
+                Some(Value::Float(number)) => map.serialize_entry("v", number)?,
+                Some(Value::String(text) | Value::CoreLink(text)) => {
+                    map.serialize_entry("vs", text)?;
+                }
+                Some(Value::Boolean(value)) => map.serialize_entry("vb", value)?,
+                Some(Value::Opaque(bytes)) => {
+                    map.serialize_entry("vd", &URL_SAFE_NO_PAD.encode(bytes))?;
+                }
+                Some(Value::ObjectLink(link)) => map.serialize_entry("vlo", &link.to_string())?,
             }
-            Some(Value::UnsignedInteger(number)) => map.serialize_entry("v", number)?,
-            Some(Value::Float(number)) => map.serialize_entry("v", number)?,
-            Some(Value::String(text) | Value::CoreLink(text)) => map.serialize_entry("vs", text)?,
-            Some(Value::Boolean(value)) => map.serialize_entry("vb", value)?,
-            Some(Value::Opaque(bytes)) => {
-                map.serialize_entry("vd", &URL_SAFE_NO_PAD.encode(bytes))?;
-            }
-            Some(Value::ObjectLink(link)) => map.serialize_entry("vlo", &link.to_string())?,
         }
         match &self.time {
             Some(Value::Integer(seconds)) => map.serialize_entry("t", seconds)?,

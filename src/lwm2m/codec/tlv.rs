@@ -8,7 +8,7 @@
 //! is 0. All numbers are big endian.
 
 use super::error::EncodeError;
-use super::{ContentFormat, Context, DecodeError, Problem, Sink, typed, widened};
+use super::{ContentFormat, Context, DecodeError, Problem, Sink, sorted, typed, widened};
 use crate::lwm2m::path::{Id, Level, Path};
 use crate::lwm2m::value::{DataType, ObjectLink, Record, Value};
 
@@ -207,14 +207,7 @@ pub(super) fn encode(records: &[Record], context: &Context<'_>) -> Result<Vec<u8
     if context.base == Path::ROOT && !records.is_empty() {
         return Err(EncodeError::Objects(ContentFormat::TLV));
     }
-    let mut sorted: Vec<&Record> = records.iter().collect();
-    sorted.sort_by_key(|record| record.path);
-    for pair in sorted.windows(2) {
-        // Sorted so, a resource with and without resource instances stands side by side too.
-        if pair[0].path.contains(&pair[1].path) {
-            return Err(twice(pair[1].path));
-        }
-    }
+    let sorted = sorted(records, ContentFormat::TLV)?;
     let mut payload = Vec::new();
     match context.base.level() {
         Level::Root | Level::Object => {
@@ -265,7 +258,7 @@ fn leaves(
     payload: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
     for record in records {
-        let value = typed(record, context)?;
+        let value = typed(record.path, &record.value, context)?;
         let kind = match record.path.level() {
             Level::ResourceInstance => Kind::ResourceInstance,
             _ => Kind::Resource,
@@ -340,9 +333,4 @@ fn wrap(kind: Kind, path: Path, value: &[u8], payload: &mut Vec<u8>) -> Result<(
 
 fn same(a: &Record, b: &Record, depth: usize) -> bool {
     a.path.truncate(depth) == b.path.truncate(depth)
-}
-
-const fn twice(path: Path) -> EncodeError {
-    let format = ContentFormat::TLV;
-    EncodeError::Twice { path, format }
 }

@@ -3,7 +3,6 @@
 
 use crate::coap::{Code, Request};
 use crate::lwm2m::ContentFormat;
-use crate::lwm2m::codec::can_decode;
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::{Id, Path};
 use crate::server::registration::{ENDPOINT_MAX, Refusal};
@@ -45,7 +44,7 @@ impl Ask {
                 }
                 Err(Refusal::new(
                     Code::UNSUPPORTED_CONTENT_FORMAT,
-                    format!("pct={number} is not served; 112, 110 and 11542 are"),
+                    format!("pct={number} is not served; 112, 110, 11542 and 11544 are"),
                 ))
             })
             .transpose()?;
@@ -86,10 +85,10 @@ impl AskPack {
             format,
             ContentFormat::SENML_CBOR | ContentFormat::SENML_JSON | ContentFormat::LWM2M_CBOR
         );
-        if !carries || !can_decode(format) {
+        if !carries {
             return Err(Refusal::new(
                 Code::NOT_ACCEPTABLE,
-                format!("a Bootstrap-Pack is not served in {format}; in 112 and 110 it is"),
+                format!("a Bootstrap-Pack is not served in {format}; in 112, 110 and 11544 it is"),
             ));
         }
         let accounts = argument(request, "acc")

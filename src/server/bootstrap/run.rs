@@ -12,7 +12,7 @@ use crate::coap::{Code, Failure, Request, Response};
 use crate::lwm2m::codec::{self, Context};
 use crate::lwm2m::link;
 use crate::lwm2m::model::{Models, Version};
-use crate::lwm2m::{ContentFormat, Level, Path};
+use crate::lwm2m::{ContentFormat, Path};
 use crate::secret::Secret;
 use crate::server::credentials::IDENTITY_MAX;
 use crate::server::formats::Formats;
@@ -136,7 +136,7 @@ impl Run {
                 ..to(Code::GET, None)
             },
             Phase::Read(paths) => Request {
-                accept: self.formats.attempt(0, Level::Instance).map(|f| f.0),
+                accept: self.formats.attempt(0, false).map(|f| f.0),
                 ..to(Code::GET, paths.front())
             },
             Phase::Delete(paths) => to(Code::DELETE, paths.front()),
@@ -159,9 +159,7 @@ impl Run {
         models: &Models,
         write: Option<&Write>,
     ) -> Result<(ContentFormat, Vec<u8>), String> {
-        let (Some(write), Some(format)) =
-            (write, self.formats.attempt(self.attempt, Level::Instance))
-        else {
+        let (Some(write), Some(format)) = (write, self.formats.attempt(self.attempt, false)) else {
             return Err("no content format is left to try".to_owned());
         };
         let context = Context {
@@ -238,8 +236,8 @@ impl Run {
             Phase::Write(writes) => {
                 writes.pop_front();
                 self.written += 1;
-                if let Some(format) = self.formats.attempt(self.attempt, Level::Instance) {
-                    self.formats.worked(format);
+                if let Some(format) = self.formats.attempt(self.attempt, false) {
+                    self.formats.worked(format, false);
                 }
                 self.attempt = 0;
             }
@@ -277,7 +275,7 @@ impl Run {
                     Some(Code::UNSUPPORTED_CONTENT_FORMAT | Code::NOT_ACCEPTABLE)
                 );
                 let next = self.attempt + 1;
-                if declined && self.formats.attempt(next, Level::Instance).is_some() {
+                if declined && self.formats.attempt(next, false).is_some() {
                     self.attempt = next;
                     return Ok(());
                 }

@@ -77,6 +77,7 @@ fn one_value_survives_every_format() {
             ContentFormat::TLV,
             ContentFormat::SENML_JSON,
             ContentFormat::SENML_CBOR,
+            ContentFormat::LWM2M_CBOR,
         ] {
             let payload = encode(format, &records, &context).unwrap();
             let mut read = Vec::new();
@@ -109,7 +110,7 @@ fn as_f32(records: &[Record]) -> Vec<Record> {
 }
 
 #[test]
-fn many_values_survive_tlv_and_senml() {
+fn many_values_survive_every_format_that_has_structure() {
     let mut rng = StdRng::seed_from_u64(2);
     for round in 0..400 {
         let base = match round % 4 {
@@ -147,13 +148,17 @@ fn many_values_survive_tlv_and_senml() {
             base,
             ..context("/")
         };
-        let mut formats = vec![ContentFormat::SENML_JSON, ContentFormat::SENML_CBOR];
+        let mut formats = vec![
+            ContentFormat::SENML_JSON,
+            ContentFormat::SENML_CBOR,
+            ContentFormat::LWM2M_CBOR,
+        ];
         if base != Path::ROOT {
             formats.push(ContentFormat::TLV);
         }
         for format in formats {
             let mut records = records.clone();
-            if format != ContentFormat::TLV {
+            if format == ContentFormat::SENML_JSON || format == ContentFormat::SENML_CBOR {
                 for record in &mut records {
                     let time = rng.random_range(-1_000_000_000_000..4_000_000_000_000);
                     record.time = rng.random::<bool>().then(|| UnixTime::from_millis(time));
@@ -172,19 +177,28 @@ fn many_values_survive_tlv_and_senml() {
 
 #[test]
 fn random_and_damaged_payloads_do_no_harm() {
-    const FORMATS: [ContentFormat; 6] = [
+    const FORMATS: [ContentFormat; 10] = [
         ContentFormat::TEXT,
         ContentFormat::OPAQUE,
         ContentFormat::CBOR,
         ContentFormat::TLV,
         ContentFormat::SENML_JSON,
         ContentFormat::SENML_CBOR,
+        ContentFormat::SENML_ETCH_JSON,
+        ContentFormat::SENML_ETCH_CBOR,
+        ContentFormat::OMA_JSON,
+        ContentFormat::LWM2M_CBOR,
     ];
     let seeds = [
         bytes("82a321682f333330332f302f00643537303002fb403619999999999aa2006435373031036343656c"),
         bytes("08000ec10001c101008302417f07c1037f080212c10003c101008702417f0761013601c1037f"),
         br#"[{"bn":"/3303/0/","n":"5700","v":22.1,"t":-5},{"n":"5701","vs":"Cel"}]"#.to_vec(),
         bytes("9fbf2200c482210100623132636364648041006162f6ffff"),
+        bytes("a2820300a200744f70656e204d6f62696c6520416c6c69616e6365091864830100011a00015180"),
+        bytes("bf9f1902029fff01ffbf00bf00c11a5182428fffffff"),
+        bytes("82a20065312f302f32021865a200692f31362f302f302f3102f6"),
+        br#"{"bn":"/3/0/","bt":25462634,"e":[{"n":"0","sv":"Open"},{"n":"6/0","v":1,"t":-5}]}"#
+            .to_vec(),
     ];
     let mut rng = StdRng::seed_from_u64(3);
     let bases = ["/", "/3303", "/3303/0", "/2/0/2", "/2/0/2/1"].map(context);
@@ -218,6 +232,15 @@ fn random_and_damaged_payloads_do_no_harm() {
         } else {
             assert!(records.is_empty());
         }
-        let _ = decode_paths(format, &payload, context);
+        if let Ok(paths) = decode_paths(format, &payload, context) {
+            assert!(paths.len() <= payload.len());
+        }
+        let mut changes = Vec::new();
+        if let Ok(decoded) = decode_changes(format, &payload, context, &mut changes) {
+            assert!(changes.len() + decoded.problems.len() <= payload.len().max(1));
+            assert!(changes.iter().all(|c| context.base.contains(&c.path)));
+        } else {
+            assert!(changes.is_empty());
+        }
     }
 }

@@ -182,6 +182,31 @@ fn vectors_in_both_directions() {
             "83a321612f0065312f302f32021865a20065312f302f3604f5a20066332f302f31330200",
             "/1/0/2 101|/1/0/6 true|/3/0/13 time 0",
         ),
+        (
+            F::LWM2M_CBOR,
+            "/3303/0/5700",
+            "a183190ce700191644fb403619999999999a",
+            "/3303/0/5700 22.1",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/3/0/6",
+            "a183030006a200010105",
+            "/3/0/6/0 1|/3/0/6/1 5",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/2",
+            "a1820205a4000501008202186600031865",
+            "/2/5/0 5|/2/5/1 0|/2/5/2/102 0|/2/5/3 101",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/",
+            "a2830100011a00015180820300a2006141091864",
+            "/1/0/1 86400|/3/0/0 \"A\"|/3/0/9 100",
+        ),
+        (F::LWM2M_CBOR, "/", "", ""),
     ] {
         let (context, payload) = (context(base), bytes(payload));
         assert_eq!(decoded(format, &payload, &context).join("|"), records);
@@ -261,6 +286,81 @@ fn vectors_to_be_read() {
             "/3303/0/5700",
             "82a4216c2f333330332f302f35373030221a6553f10002fb40366666666666660624a202fb4036e6666666666606381d",
             "/3303/0/5700 22.4 at 1699999995000|/3303/0/5700 22.9 at 1699999970000",
+        ),
+        // In several ways of nesting, of indefinite length, with times in all their forms.
+        (
+            F::LWM2M_CBOR,
+            "/3303/0/5700",
+            "a183190ce700191644fa41b0cccd",
+            "/3303/0/5700 22.1",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/3303",
+            "a1190ce7a100a2191644fa41b0cccd1916456343656c",
+            "/3303/0/5700 22.1|/3303/0/5701 \"Cel\"",
+        ),
+        (F::LWM2M_CBOR, "/3/0", "a18303000ba10000", "/3/0/11/0 0"),
+        (
+            F::LWM2M_CBOR,
+            "/3",
+            "a184030016006436363a30",
+            "/3/0/22/0 66:0",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/",
+            "bf03bf00bf00644f70656effffff",
+            "/3/0/0 \"Open\"",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/3/0",
+            "bf9f0300ffbf9f0d01ff00097f6131ffffff",
+            "/3/0/13/1 time 0|problem: /3/0/9: the text \"1\" is no Integer",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/",
+            "a2820300a200744f70656e204d6f62696c6520416c6c69616e6365091864830100011a00015180",
+            "/3/0/0 \"Open Mobile Alliance\"|/3/0/9 100|/1/0/1 86400",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/2/7",
+            "a1820219ffffa4000501008202186600031865",
+            "/2/7/0 5|/2/7/1 0|/2/7/2/102 0|/2/7/3 101",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/3/0/13",
+            "a18303000dc11a5182428f",
+            "/3/0/13 time 1367491215",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/3/0/13",
+            "a18303000dc074323031332d30352d30325431303a34303a31355a",
+            "/3/0/13 time 1367491215",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/3303",
+            "a183190ce700191644f94d80",
+            "/3303/0/5700 22.0",
+        ),
+        (
+            F::LWM2M_CBOR,
+            "/3303",
+            "a183190ce700191644c482211908a2",
+            "/3303/0/5700 22.1",
+        ),
+        (F::LWM2M_CBOR, "/3/0/11", "a18303000ba0", ""),
+        (
+            F::LWM2M_CBOR,
+            "/",
+            "a283636430310300a20069436f6d70616e79204109186483636430320300a20069436f6d70616e792042091841",
+            "problem: /: it lies behind \"d01\", a device of its own|problem: /: it lies behind \"d02\", a device of its own",
         ),
         // Of indefinite length.
         (
@@ -370,12 +470,16 @@ fn the_alternate_path_stands_before_each_name() {
             assert_eq!(read, records);
         }
     }
+    // LwM2M CBOR never has it.
+    let records = [record("/3/0/9", Value::Integer(1))];
+    let payload = encode(ContentFormat::LWM2M_CBOR, &records, &context).unwrap();
+    assert_eq!(hex(&payload), "a18303000901");
     // Some devices leave it out; and a name that only begins so is another one.
     let json = |name: &str| format!("[{{\"n\":\"{name}\",\"v\":1}}]");
     let found = |name| decoded(ContentFormat::SENML_JSON, json(name).as_bytes(), &context).join("");
     assert_eq!(found("/3/0/9"), "/3/0/9 1");
-    assert!(found("/lwm2mx/3/0/9").starts_with("error: the name"));
-    assert!(found("/lwm2m/lwm2m/3/0/9").starts_with("error: the name"));
+    assert!(found("/lwm2mx/3/0/9").starts_with("problem: /: the name"));
+    assert!(found("/lwm2m/lwm2m/3/0/9").starts_with("problem: /: the name"));
 }
 
 #[test]
@@ -398,15 +502,63 @@ fn paths_alone_are_read_and_written() {
         assert_eq!(encode_paths(format, &paths, &context).unwrap(), payload);
         let none = encode_paths(format, &[], &context).unwrap();
         assert_eq!(decode_paths(format, &none, &context).unwrap(), []);
+        let etch = match format {
+            ContentFormat::SENML_CBOR => ContentFormat::SENML_ETCH_CBOR,
+            _ => ContentFormat::SENML_ETCH_JSON,
+        };
+        assert_eq!(decode_paths(etch, &payload, &context).unwrap(), paths);
+        assert_eq!(encode_paths(etch, &paths, &context).unwrap(), payload);
     }
     let root = decode_paths(ContentFormat::SENML_JSON, br#"[{"n":"/"}]"#, &context("/"));
     assert_eq!(root.unwrap(), [Path::ROOT]);
-    let values = decode_paths(
-        ContentFormat::SENML_JSON,
-        br#"[{"n":"/3","v":1}]"#,
-        &context("/"),
-    );
-    assert!(values.is_err());
+    for (json, expected) in [
+        (
+            r#"[{"bn":"/3/0/"},{"n":"9"},{"n":"16"}]"#,
+            Ok("/3/0/9 /3/0/16"),
+        ),
+        (r#"[{"bn":"/"},{"n":"3/0/9"}]"#, Ok("/3/0/9")),
+        (
+            r#"[{"bn":"/3/0/9"},{"bn":"/3/0/16"}]"#,
+            Ok("/3/0/9 /3/0/16"),
+        ),
+        (
+            r#"[{"n":"/3","v":1}]"#,
+            Err("byte 0: a list of paths has no values"),
+        ),
+        (
+            r#"[{"n":"/3","bv":1}]"#,
+            Err("byte 0: a list of paths has no values"),
+        ),
+        (
+            r#"[{"n":"/3","v":null}]"#,
+            Err("byte 0: a list of paths has no values"),
+        ),
+        (
+            r#"[{"n":"/3","x_":1}]"#,
+            Err("byte 0: the field \"x_\" must be understood and is not"),
+        ),
+        (
+            r#"[{"n":"/3"},{"n":"4"}]"#,
+            Err("the name \"4\" is no path: a path begins with '/'"),
+        ),
+    ] {
+        let paths = decode_paths(
+            ContentFormat::SENML_ETCH_JSON,
+            json.as_bytes(),
+            &context("/"),
+        );
+        let shown = paths
+            .map(|paths| {
+                paths
+                    .iter()
+                    .map(Path::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .map_err(|error| error.to_string());
+        let expected = expected.map(str::to_owned).map_err(str::to_owned);
+        assert_eq!(shown, expected, "{json}");
+    }
     let tlv = decode_paths(ContentFormat::TLV, b"", &context("/"));
     assert_eq!(tlv, Err(DecodeError::Unsupported(ContentFormat::TLV)));
 }
@@ -457,4 +609,144 @@ fn a_32_bit_number_is_the_decimal_that_was_meant() {
         }
     }
     assert!(widened(f32::NAN).is_nan() && widened(f32::INFINITY).is_infinite());
+}
+
+#[test]
+fn a_change_with_null_deletes_a_resource_instance_and_nothing_else() {
+    let change = |path: &str, value| Change {
+        path: path.parse().unwrap(),
+        value,
+    };
+    let etch = [
+        (
+            ContentFormat::SENML_ETCH_CBOR,
+            bytes("81a200692f31362f302f302f3102f6"),
+        ),
+        (
+            ContentFormat::SENML_ETCH_JSON,
+            br#"[{"n":"/16/0/0/1","v":null}]"#.to_vec(),
+        ),
+    ];
+    let delete = [change("/16/0/0/1", None)];
+    for (format, payload) in &etch {
+        let written = encode_changes(*format, &delete, &context("/")).unwrap();
+        assert_eq!(hex(&written), hex(payload));
+        let mut changes = Vec::new();
+        let decoded = decode_changes(*format, payload, &context("/"), &mut changes);
+        decoded.unwrap().complete().unwrap();
+        assert_eq!(changes, delete);
+
+        let whole = [change("/16/0/0", None)];
+        let refused = encode_changes(*format, &whole, &context("/")).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "/16/0/0: only resource instances can be deleted"
+        );
+    }
+    let mut changes = Vec::new();
+    let json = br#"[{"n":"/16/0/0","v":null},{"n":"/16/0/0/1","vs":"x"}]"#;
+    let decoded = decode_changes(
+        ContentFormat::SENML_ETCH_JSON,
+        json,
+        &context("/"),
+        &mut changes,
+    );
+    let problems = decoded.unwrap().problems;
+    assert_eq!(
+        problems[0].to_string(),
+        "/16/0/0: only resource instances can be deleted"
+    );
+    assert_eq!(
+        changes,
+        [change("/16/0/0/1", Some(Value::String("x".into())))]
+    );
+    // A null is no value elsewhere.
+    changes.clear();
+    let (_, payload) = &etch[0];
+    let decoded = decode_changes(
+        ContentFormat::SENML_CBOR,
+        payload,
+        &context("/"),
+        &mut changes,
+    );
+    let problem = decoded.unwrap().complete().unwrap_err();
+    assert_eq!(problem.to_string(), "/16/0/0/1: there is no value");
+    let refused = encode_changes(ContentFormat::SENML_CBOR, &delete, &context("/"));
+    assert_eq!(refused.unwrap_err().to_string(), "SenML CBOR cannot delete");
+}
+
+#[test]
+fn a_new_instance_is_written_without_its_id_where_the_device_picks_it() {
+    let records = [
+        record("/2/0/0", Value::Integer(5)),
+        record("/2/0/1", Value::Integer(0)),
+    ];
+    for (format, payload) in [
+        (ContentFormat::TLV, "c10005c10100"),
+        (ContentFormat::LWM2M_CBOR, "a1820219ffffa200050100"),
+    ] {
+        let written = encode_new(format, &records, &context("/2/0")).unwrap();
+        assert_eq!(hex(&written), payload);
+        let found = decoded(format, &written, &context("/2/9"));
+        assert_eq!(found.join("|"), "/2/9/0 5|/2/9/1 0");
+    }
+    let refused = encode_new(ContentFormat::SENML_CBOR, &records, &context("/2/0"));
+    assert_eq!(
+        refused,
+        Err(EncodeError::Unsupported(ContentFormat::SENML_CBOR))
+    );
+}
+
+#[test]
+fn json_of_1_0_is_read() {
+    let now = NOW.as_millis();
+    for (base, payload, records) in [
+        (
+            "/3/0",
+            r#"{"bn":"/3/0/","e":[{"n":"0","sv":"Open Mobile Alliance"},{"n":"6/0","v":1},{"n":"9","v":100,"t":-5}]}"#,
+            format!("/3/0/0 \"Open Mobile Alliance\"|/3/0/6/0 1|/3/0/9 100 at {}", now - 5000),
+        ),
+        // The base behind the entries, and times that count from it.
+        (
+            "/3303/0/5700",
+            r#"{"e":[{"n":"","v":22.4,"t":-5},{"v":22.9,"t":-30}],"bt":1700000000,"bn":"/3303/0/5700"}"#,
+            "/3303/0/5700 22.4 at 1699999995000|/3303/0/5700 22.9 at 1699999970000".to_owned(),
+        ),
+        ("/3/0/9", r#"{"bn":"/3/0/9","e":[{"v":100}]}"#, "/3/0/9 100".to_owned()),
+        // Without a base the path of the request is it.
+        ("/3/0/9", r#"{"e":[{"n":"","v":100}]}"#, "/3/0/9 100".to_owned()),
+        ("/3/0", r#"{"e":[{"n":"9","v":100},{"n":"/3/0/10","v":5}]}"#, "/3/0/9 100|/3/0/10 5".to_owned()),
+        ("/3", r#"{"e":[{"n":"0/9","v":100}]}"#, "/3/0/9 100".to_owned()),
+        // "bv" is a boolean here; bytes and link-format are texts.
+        (
+            "/42000/0",
+            r#"{"bn":"/42000/0/","e":[{"n":"4","bv":true},{"n":"5","sv":"AQIDBAU="},{"n":"7","ov":"66:0"},{"n":"8","sv":"</3>"},{"n":"0","sv":"AQID"},{"n":"2","v":18446744073709551615},{"n":"6","v":1367491215}]}"#,
+            "/42000/0/4 true|/42000/0/5 h'0102030405'|/42000/0/7 66:0|/42000/0/8 corelnk \"</3>\"|/42000/0/0 \"AQID\"|/42000/0/2 18446744073709551615u|/42000/0/6 time 1367491215".to_owned(),
+        ),
+        ("/3/0", r#"{"bn":"/3/0/","e":[],"more":{"x":[1]}}"#, String::new()),
+        ("/3/0", "", String::new()),
+    ] {
+        for format in [ContentFormat::OMA_JSON, ContentFormat(1543)] {
+            let found = decoded(format, payload.as_bytes(), &context(base)).join("|");
+            assert_eq!(found, records, "{payload}");
+        }
+    }
+    for payload in [
+        "[]",
+        "{}",
+        r#"{"e":1}"#,
+        r#"{"e":[],"e":[]}"#,
+        r#"{"e":[]} x"#,
+        r#"{"bn":1,"e":[]}"#,
+    ] {
+        let found = decoded(
+            ContentFormat::OMA_JSON,
+            payload.as_bytes(),
+            &context("/3/0"),
+        );
+        assert!(
+            found.join("").starts_with("error: not OMA JSON: "),
+            "{payload} {found:?}"
+        );
+    }
 }

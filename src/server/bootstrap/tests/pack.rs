@@ -89,7 +89,7 @@ fn what_a_pack_cannot_say_is_left_to_a_run() {
 fn a_pack_in_another_format_is_refused() {
     let mut rig = Rig::with_window(PROFILE);
     for (query, accept, code) in [
-        (&["ep=gw1"][..], Some(11544), Code::NOT_ACCEPTABLE),
+        (&["ep=gw1"][..], Some(11543), Code::NOT_ACCEPTABLE),
         (&["ep=gw1"], Some(11542), Code::NOT_ACCEPTABLE),
         (&["ep=stranger"], None, Code::FORBIDDEN),
         (&[], None, Code::BAD_REQUEST),

@@ -274,6 +274,7 @@ fn the_next_format_is_tried_after_4_15() {
     assert_eq!(
         rig.device.requests[3..],
         [
+            "PUT /0/1 11544",
             "PUT /0/1 112",
             "PUT /0/1 11542",
             "PUT /1/0 11542",
