@@ -162,6 +162,8 @@ pub enum Format {
     SenmlJson,
     /// SenML CBOR
     SenmlCbor,
+    /// LwM2M CBOR, since LwM2M 1.2
+    Lwm2mCbor,
 }
 
 impl From<Format> for ContentFormat {
@@ -170,6 +172,7 @@ impl From<Format> for ContentFormat {
             Format::Tlv => Self::TLV,
             Format::SenmlJson => Self::SENML_JSON,
             Format::SenmlCbor => Self::SENML_CBOR,
+            Format::Lwm2mCbor => Self::LWM2M_CBOR,
         }
     }
 }
@@ -202,6 +205,10 @@ pub(in crate::agent) fn unless_unread(result: anyhow::Result<()>) -> anyhow::Res
 }
 
 async fn simulate(args: Args, json: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.format != Some(Format::Lwm2mCbor) || args.version >= Version::V1_2,
+        "LwM2M CBOR came with LwM2M 1.2: add --version 1.2"
+    );
     let security = args.security.load(args.server.secure, &args.server.host)?;
     let fleet = Fleet {
         server: args.server.resolve().await?,

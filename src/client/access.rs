@@ -25,13 +25,14 @@ pub struct Formats {
 }
 
 impl Default for Formats {
-    /// SenML CBOR, SenML JSON, TLV.
+    /// SenML CBOR, SenML JSON, TLV, LwM2M CBOR. Not the last first, for it has no times.
     fn default() -> Self {
         Self {
             structured: vec![
                 ContentFormat::SENML_CBOR,
                 ContentFormat::SENML_JSON,
                 ContentFormat::TLV,
+                ContentFormat::LWM2M_CBOR,
             ],
         }
     }
@@ -45,12 +46,15 @@ impl Formats {
         }
     }
 
-    /// What a server of this version can be given: one of 1.0 knows TLV only.
-    fn of(&self, version: Version) -> &[ContentFormat] {
-        match version < Version::V1_1 {
-            true => &[ContentFormat::TLV],
-            false => &self.structured,
+    /// What a server of this version can be given: one of 1.0 knows TLV only, and LwM2M CBOR came
+    /// with 1.2.
+    fn of(&self, version: Version) -> Vec<ContentFormat> {
+        if version < Version::V1_1 {
+            return vec![ContentFormat::TLV];
         }
+        let mut formats = self.structured.clone();
+        formats.retain(|format| *format != ContentFormat::LWM2M_CBOR || version >= Version::V1_2);
+        formats
     }
 
     /// The value of `ct` on the root link of a registration.
@@ -279,7 +283,7 @@ mod tests {
     fn the_format_is_the_one_accepted_or_our_own_choice() {
         let (tree, all) = (tree(), Formats::default());
         let tlv = Formats::only(ContentFormat::TLV);
-        let (v1_0, v1_1) = (Version::V1_0, Version::V1_1);
+        let (v1_0, v1_1, v1_2) = (Version::V1_0, Version::V1_1, Version::V1_2);
         for (formats, version, path, accept, expected) in [
             (&all, v1_1, "/9000/0", None, Ok(112)),
             (&all, v1_0, "/9000/0", None, Ok(11542)),
@@ -297,6 +301,9 @@ mod tests {
             (&all, v1_1, "/9000/0/3", Some(0), Err("4.06")),
             (&all, v1_1, "/9000/0/0", Some(42), Err("4.06")),
             (&all, v1_1, "/9000/0", Some(11543), Err("4.06")),
+            (&all, v1_1, "/9000/0", Some(11544), Err("4.06")),
+            (&all, v1_2, "/9000/0", Some(11544), Ok(11544)),
+            (&all, v1_2, "/9000/0", None, Ok(112)),
             (&all, v1_0, "/9000/0", Some(110), Err("4.06")),
             (&tlv, v1_1, "/9000/0", Some(112), Err("4.06")),
             (&all, v1_1, "/9000/0/4", None, Err("4.05")),

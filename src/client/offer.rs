@@ -110,6 +110,13 @@ mod tests {
     }
 
     #[test]
+    fn lwm2m_cbor_is_offered_to_a_server_of_1_2() {
+        let (_, list) = register(Version::V1_2, false);
+        let root = r#"</>;rt="oma.lwm2m";ct="60 110 112 11542 11544","#;
+        assert!(list.starts_with(root), "{list}");
+    }
+
+    #[test]
     fn version_1_0_knows_tlv_only_and_quotes_object_versions() {
         let (_, list) = register(Version::V1_0, false);
         assert!(

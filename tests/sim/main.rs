@@ -6,6 +6,7 @@ mod bootstrap;
 mod broker;
 mod commands;
 mod devices;
+mod formats;
 mod history;
 mod joining;
 mod rig;

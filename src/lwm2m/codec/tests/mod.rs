@@ -1,5 +1,7 @@
 //! Tests over all formats.
 
+mod composite;
+mod habits;
 mod properties;
 mod refusals;
 mod vectors;

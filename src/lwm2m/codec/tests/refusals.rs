@@ -2,6 +2,7 @@
 
 use super::*;
 
+// conformance: P5, P6, P36
 #[test]
 fn senml_names_and_times_are_put_together_as_the_rfc_says() {
     let now = NOW.as_millis();
@@ -61,6 +62,7 @@ fn senml_names_and_times_are_put_together_as_the_rfc_says() {
     }
 }
 
+// conformance: P39
 #[test]
 fn one_wrong_value_does_not_lose_the_others() {
     use ContentFormat as F;
@@ -136,6 +138,7 @@ fn one_wrong_value_does_not_lose_the_others() {
     }
 }
 
+// conformance: P3
 #[test]
 fn a_payload_that_is_broken_as_a_whole_is_refused_with_its_place() {
     use ContentFormat as F;
