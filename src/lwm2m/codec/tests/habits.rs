@@ -55,7 +55,12 @@ fn integers_of_every_size_and_sign_come_through_every_format() {
                 .unwrap()
                 .complete()
                 .unwrap();
-            assert_eq!(read, [record.clone()], "{format} {}", hex(&payload));
+            assert_eq!(
+                read,
+                std::slice::from_ref(&record),
+                "{format} {}",
+                hex(&payload)
+            );
         }
     }
     // TLV has 1, 2, 4 and 8 bytes and nothing between.
