@@ -20,12 +20,11 @@ use std::time::Duration;
 
 pub use access::Formats;
 pub use engine::Client;
-pub use operation::Arguments;
 pub use registration::{Reason, Retry};
 pub use tree::Tree;
 
 use crate::coap::{self, Code, Peer};
-use crate::lwm2m::{Id, Path, Value, Version};
+use crate::lwm2m::{Arguments, Id, Path, Value, Version};
 use crate::time::{Instant, Now};
 
 /// Who the client is.

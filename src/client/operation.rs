@@ -1,7 +1,7 @@
 //! Which LwM2M operation a CoAP request is (LwM2M Transport 1.1 §6.4).
 
 use crate::coap::{Code, Observe, Request};
-use crate::lwm2m::{ContentFormat, Id, Level, Path};
+use crate::lwm2m::{Arguments, ContentFormat, Id, Level, Path};
 
 /// An operation of the device management or the information reporting interface.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,43 +44,6 @@ impl Operation<'_> {
             | Self::Execute(path, _) => path,
         }
     }
-}
-
-/// Arguments of Execute: a digit each, with a value or without (LwM2M Core 1.1 §6.3.5).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Arguments(pub Vec<(u8, Option<String>)>);
-
-impl Arguments {
-    /// Reads `0='U',2='10.3',5`. Nothing is no arguments; a digit twice, or a character outside
-    /// the grammar, is a mistake.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut arguments = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let digit = rest.bytes().next().filter(u8::is_ascii_digit)? - b'0';
-            rest = rest.get(1..)?;
-            let mut value = None;
-            if let Some(quoted) = rest.strip_prefix("='") {
-                let (inside, after) = quoted.split_once('\'')?;
-                value = Some(inside.to_owned()).filter(|text| text.bytes().all(is_argument_byte));
-                value.as_ref()?;
-                rest = after;
-            }
-            if arguments.iter().any(|&(known, _)| known == digit) {
-                return None;
-            }
-            arguments.push((digit, value));
-            if !rest.is_empty() {
-                rest = rest.strip_prefix(',').filter(|rest| !rest.is_empty())?;
-            }
-        }
-        Some(Self(arguments))
-    }
-}
-
-/// CHAR of the grammar: printable, without space, quotes and backslash.
-fn is_argument_byte(byte: u8) -> bool {
-    matches!(byte, 0x21 | 0x23..=0x26 | 0x28..=0x5b | 0x5d..=0x7e)
 }
 
 /// Finds the operation by method, depth of the path and Content-Format.
@@ -166,14 +129,14 @@ fn write(path: Path, format: ContentFormat, mode: Mode) -> Result<Operation<'sta
 fn execute(path: Path, request: &Request) -> Result<Operation<'_>, Code> {
     let text = std::str::from_utf8(&request.payload).map_err(|_| Code::BAD_REQUEST)?;
     let mut arguments = Arguments::parse(text).ok_or(Code::BAD_REQUEST)?;
-    if arguments.0.is_empty() {
+    if arguments.is_empty() {
         for query in &request.query {
             let (digit, value) = match query.split_once('=') {
                 Some((digit, value)) => (digit, Some(value.trim_matches('\'').to_owned())),
                 None => (query.as_str(), None),
             };
-            let digit = digit.parse().ok().filter(|digit| *digit <= 9);
-            arguments.0.push((digit.ok_or(Code::BAD_REQUEST)?, value));
+            let digit = digit.parse().map_err(|_| Code::BAD_REQUEST)?;
+            arguments.add(digit, value).ok_or(Code::BAD_REQUEST)?;
         }
     }
     Ok(Operation::Execute(path, arguments))
@@ -260,24 +223,5 @@ mod tests {
         assert_eq!(name(&get), "Discover");
         get.query = vec!["depth=9".into()];
         assert_eq!(name(&get), "4.00");
-    }
-
-    #[test]
-    fn execute_arguments_follow_their_grammar() {
-        let parsed = Arguments::parse("0='U',2='10.3',5").unwrap();
-        assert_eq!(
-            parsed.0,
-            [(0, Some("U".into())), (2, Some("10.3".into())), (5, None)]
-        );
-        assert_eq!(Arguments::parse(""), Some(Arguments::default()));
-        assert_eq!(
-            Arguments::parse("1=''").unwrap().0,
-            [(1, Some(String::new()))]
-        );
-        for wrong in [
-            "a", "0,", "0='a", "0=a", "0,0", "0='a b'", "0='\"'", ",1", "10",
-        ] {
-            assert_eq!(Arguments::parse(wrong), None, "{wrong}");
-        }
     }
 }

@@ -9,9 +9,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::client::tree::{Resource, Tree};
-use crate::client::{Arguments, Behaviour, Effect};
+use crate::client::{Behaviour, Effect};
 use crate::coap::Code;
-use crate::lwm2m::{DataType, Id, Path, Value, Version};
+use crate::lwm2m::{Arguments, DataType, Id, Path, Value, Version};
 use crate::time::{Instant, Now};
 
 const TEMPERATURE: Id = 3303;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use crate::gateway::reply::{CommandError, ErrorKind};
-use crate::lwm2m::Path;
+use crate::lwm2m::{Arguments, Path, Target};
 use crate::server::{DeviceId, Operation, OperationId};
 use crate::time::Now;
 
@@ -26,8 +26,8 @@ pub struct Command {
     pub op: &'static str,
     /// `<inst>/<name>`, if the request named one.
     pub signal: Option<String>,
-    /// The node, if it is one.
-    pub path: Option<Path>,
+    /// The nodes, unless they are of several operations.
+    pub target: Option<Target>,
     /// What is left to do, in order.
     pub steps: VecDeque<Operation>,
     /// What is under way.
@@ -65,6 +65,9 @@ pub struct Body {
     /// A bare value: JSON that is not an object, or text that is not JSON.
     pub bare: Option<Json>,
 }
+
+/// The most nodes of one composite operation.
+pub(super) const COMPOSITE_MAX: usize = 256;
 
 /// The longest id that is echoed, in bytes.
 const ID_MAX: usize = 256;
@@ -143,16 +146,54 @@ impl Body {
             .map_err(|error| CommandError::new(ErrorKind::Parse, format!("path {text}: {error}")))
     }
 
-    /// The arguments of an Execute, `args`.
-    pub fn execute_arguments(&self) -> Result<String, CommandError> {
-        match self.arguments.get("args").or(self.bare.as_ref()) {
-            None | Some(Json::Null) => Ok(String::new()),
-            Some(Json::String(text)) => Ok(text.clone()),
-            Some(other) => Err(CommandError::new(
+    /// The nodes of a composite operation, in their order.
+    pub fn paths(&self) -> Result<Target, CommandError> {
+        let wrong = |detail: String| CommandError::new(ErrorKind::Parse, detail);
+        let paths = self.arguments.get("paths").and_then(Json::as_array);
+        let paths = paths.filter(|paths| (1..=COMPOSITE_MAX).contains(&paths.len()));
+        let paths = paths.ok_or_else(|| {
+            wrong(format!(
+                "no paths, 1 to {COMPOSITE_MAX} of them, such as {{\"paths\":[\"/3/0/9\",\"/1/0\"]}}"
+            ))
+        })?;
+        let read = |json: &Json| {
+            let text = json
+                .as_str()
+                .ok_or_else(|| wrong(format!("{json} is no path")))?;
+            text.parse()
+                .map_err(|error| wrong(format!("path {text}: {error}")))
+        };
+        let paths: Vec<Path> = paths.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Target::composite(paths))
+    }
+
+    /// The arguments of an Execute, `args`: a text, or a value or `null` a digit.
+    pub fn execute_arguments(&self) -> Result<Arguments, CommandError> {
+        let parsed = match self.arguments.get("args").or(self.bare.as_ref()) {
+            None | Some(Json::Null) => Some(Arguments::default()),
+            Some(Json::String(text)) => Arguments::parse(text),
+            Some(Json::Object(values)) => {
+                let mut arguments = Arguments::default();
+                let mut each = values.iter();
+                let taken = each.try_for_each(|(digit, value)| {
+                    let value = match value {
+                        Json::Null => None,
+                        Json::String(text) => Some(text.clone()),
+                        other => Some(other.to_string()),
+                    };
+                    arguments.add(digit.parse().ok()?, value)
+                });
+                taken.map(|()| arguments)
+            }
+            Some(_) => None,
+        };
+        parsed.ok_or_else(|| {
+            CommandError::new(
                 ErrorKind::Parse,
-                format!("args is a text such as \"0='10'\", not {other}"),
-            )),
-        }
+                "args is a text such as \"0='U',5\", or {\"0\":\"U\",\"5\":null}: digits, each once, and \
+                 values without spaces, quotes and backslashes",
+            )
+        })
     }
 }
 

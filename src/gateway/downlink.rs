@@ -13,6 +13,7 @@ use crate::gateway::topics::Verb;
 use crate::gateway::understand::{Ask, holds_keys};
 use crate::gateway::uplink::Arrival;
 use crate::gateway::{Event, Gateway, Purpose};
+use crate::lwm2m::Target;
 use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
 use crate::time::Now;
 
@@ -136,13 +137,14 @@ impl Gateway {
         let Ask {
             op,
             signal,
-            path,
+            target,
             steps,
         } = self.understand(device, verb, body)?;
-        if let Some(step) = steps.iter().find(|step| holds_keys(step.path())) {
+        let holds_keys = |step: &Operation| step.target().paths().iter().any(holds_keys);
+        if let Some(step) = steps.iter().find(|step| holds_keys(step)) {
             return Err(CommandError::new(
                 ErrorKind::Access,
-                format!("{} holds keys, which are never on MQTT", step.path()),
+                format!("{} holds keys, which are never on MQTT", step.target()),
             ));
         }
         if self.server.registration(device).is_none() {
@@ -166,7 +168,7 @@ impl Gateway {
             device,
             op,
             signal,
-            path,
+            target,
             steps,
             running: None,
             sent: false,
@@ -254,6 +256,13 @@ impl Gateway {
             Ok(_) if !command.steps.is_empty() => self.next_step(now, id),
             Ok(answer) => self.succeed(now, id, device, asked, answer),
             Err(error) => {
+                let (fallback, done) = match &error {
+                    OperationError::Partial { done, .. } => (
+                        Some("single"),
+                        Some(done.iter().map(ToString::to_string).collect()),
+                    ),
+                    _ => (None, None),
+                };
                 let error = CommandError::from_operation(
                     &error,
                     asked,
@@ -265,7 +274,8 @@ impl Gateway {
                     id,
                     Status::Failed,
                     Reply {
-                        code: None,
+                        fallback,
+                        done,
                         error: Some(error),
                         ..Reply::default()
                     },
@@ -287,6 +297,8 @@ impl Gateway {
             mut records,
             problems,
             links,
+            created,
+            single,
             ..
         } = answer;
         // Whatever a device adds to what it was asked for.
@@ -295,11 +307,13 @@ impl Gateway {
         self.counters.secrets += (came - records.len()) as u64;
         let mut reply = Reply {
             code: code.map(|code| code.to_string()),
+            fallback: single.then_some("single"),
+            location: created.map(|path| path.to_string()),
             ..Reply::default()
         };
-        if matches!(asked, Operation::Read(_) | Operation::Observe(_)) {
+        if let Operation::Read(target) | Operation::Observe(target, _) = asked {
             if let [record] = records.as_slice()
-                && record.path == *asked.path()
+                && target.node() == Some(&record.path)
             {
                 reply.value = Some(to_json(&self.mapped(device, record)));
             } else {
@@ -323,7 +337,7 @@ impl Gateway {
             };
             self.take_values(arrival, records, problems);
         }
-        if matches!(asked, Operation::Discover(_)) {
+        if matches!(asked, Operation::Discover(..)) {
             let attributes = |link: &crate::lwm2m::link::Link| {
                 let value = |(name, value): &(String, Option<String>)| {
                     (
@@ -386,7 +400,10 @@ impl Gateway {
             .map(|device| device.name.clone())
             .unwrap_or_default();
         let asker = command.asker.clone();
-        let (op, signal, path) = (command.op, command.signal.clone(), command.path);
+        let (op, signal) = (command.op, command.signal.clone());
+        let target = command.target.clone();
+        let node = target.as_ref().and_then(Target::node);
+        let composite = target.as_ref().filter(|target| target.is_composite());
         let ms = status
             .is_final()
             .then(|| now.instant.since(command.received.instant).as_millis() as u64);
@@ -394,7 +411,8 @@ impl Gateway {
             device: &name,
             op,
             signal: signal.as_deref(),
-            path: path.map(|path| path.to_string()),
+            path: node.map(ToString::to_string),
+            paths: composite.map(|target| target.paths().iter().map(ToString::to_string).collect()),
             ms,
             ..reply
         };

@@ -30,7 +30,7 @@ impl Gateway {
         let profile = self.plan.profile(&facts);
         let desired = profile.observations(&facts, &self.models);
         let problems: Vec<_> = desired.iter().filter_map(dropped_attributes).collect();
-        let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT))
+        let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT.into()))
             .filter(|_| registration.has(&DEVICE_OBJECT))
             .chain(desired.into_iter().flat_map(observe))
             .collect();
@@ -157,6 +157,14 @@ impl Gateway {
             self.reconcile(id);
             self.birth_later(now, id);
         }
+        self.continue_setup(now, id);
+    }
+
+    /// An operation of ours changed what the device has registered.
+    pub(super) fn on_amended(&mut self, now: Now, id: DeviceId) {
+        self.publish_availability(now, id);
+        self.reconcile(id);
+        self.birth_later(now, id);
         self.continue_setup(now, id);
     }
 
@@ -338,7 +346,7 @@ impl Gateway {
         }
         let event = Event::DeviceUnreachable {
             device: device.name.to_string(),
-            detail: format!("no answer to {} {}", asked.name(), asked.path()),
+            detail: format!("no answer to {} {}", asked.name(), asked.target()),
         };
         self.set_availability(now, id, State::Offline, Reason::Unreachable);
         self.report(now, event);

@@ -4,7 +4,7 @@ use crate::gateway::device::{About, Problem, Reason, State};
 use crate::gateway::json::Source;
 use crate::gateway::uplink::Arrival;
 use crate::gateway::{Event, Gateway, Purpose};
-use crate::lwm2m::{Id, Path, Value};
+use crate::lwm2m::{Id, NotificationAttributes, Path, Target, Value};
 use crate::mapping::{Desired, DeviceFacts};
 use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
 use crate::time::Now;
@@ -33,9 +33,13 @@ impl Gateway {
             let waits = device
                 .setup
                 .iter()
-                .any(|operation| *operation.path() == desired.path);
+                .any(|operation| operation.target() == desired.path.into());
             let absent = device.absent.contains(&desired.path);
-            !waits && !absent && !registration.observed().any(|path| *path == desired.path)
+            !waits
+                && !absent
+                && !registration
+                    .observed()
+                    .any(|target| target.node() == Some(&desired.path))
         });
         let operations: Vec<_> = fresh.flat_map(observe).collect();
         device.setup.extend(operations);
@@ -67,8 +71,9 @@ impl Gateway {
         asked: Operation,
         result: Result<Answer, OperationError>,
     ) {
+        let cause = result.as_ref().map_err(OperationError::cause);
         let answered = !matches!(
-            result,
+            cause,
             Err(OperationError::Timeout
                 | OperationError::Unregistered
                 | OperationError::QueueFull
@@ -77,9 +82,10 @@ impl Gateway {
                 | OperationError::NotOffered(_)
                 | OperationError::Abandoned)
         );
+        let silent = cause == Err(&OperationError::Timeout);
         if answered {
             self.on_contact(now, id, Reason::Notify);
-        } else if result == Err(OperationError::Timeout) {
+        } else if silent {
             self.on_unanswered(now, id, &asked);
         }
         match self.purposes.remove(&operation) {
@@ -115,8 +121,10 @@ impl Gateway {
         match (asked, result) {
             // It is asked again when the device is heard of next.
             (asked, Err(OperationError::Timeout)) => device.setup.push_front(asked),
-            (Operation::Read(DEVICE_OBJECT), Ok(answer)) => self.take_about(now, id, &answer),
-            (Operation::Observe(path), Ok(answer)) => {
+            (Operation::Read(Target::Node(DEVICE_OBJECT)), Ok(answer)) => {
+                self.take_about(now, id, &answer)
+            }
+            (Operation::Observe(target, _), Ok(answer)) => {
                 let arrival = Arrival {
                     now,
                     device: id,
@@ -128,14 +136,14 @@ impl Gateway {
                     self.report_observe_failed(
                         now,
                         id,
-                        path,
+                        &target,
                         "the device answers, but does not let it be observed".to_owned(),
                     );
                     self.birth_later(now, id);
                 }
             }
-            (Operation::Observe(path) | Operation::WriteAttributes(path, _), Err(error)) => {
-                self.report_observe_failed(now, id, path, error.to_string());
+            (asked @ (Operation::Observe(..) | Operation::WriteAttributes(..)), Err(error)) => {
+                self.report_observe_failed(now, id, &asked.target(), error.to_string());
                 self.birth_later(now, id);
             }
             _ => {}
@@ -171,9 +179,12 @@ impl Gateway {
             return;
         };
         let missing = |path: &Path| DEVICE_OBJECT.contains(path) && !has(path);
-        let setup = device.setup.iter().map(Operation::path);
-        device.absent = setup.filter(|path| missing(path)).copied().collect();
-        device.setup.retain(|operation| !missing(operation.path()));
+        let nodes = |operation: &Operation| operation.target().node().copied();
+        let setup = device.setup.iter().filter_map(nodes);
+        device.absent = setup.filter(missing).collect();
+        device
+            .setup
+            .retain(|operation| nodes(operation).is_none_or(|path| !missing(&path)));
         if device.about != about {
             device.about = about;
             self.birth_later(now, id);
@@ -184,7 +195,7 @@ impl Gateway {
         &mut self,
         now: Now,
         id: DeviceId,
-        path: Path,
+        target: &Target,
         detail: String,
     ) {
         let Some(device) = self.device_mut(id) else {
@@ -192,7 +203,7 @@ impl Gateway {
         };
         let problem = Problem {
             kind: "observe",
-            path: Some(path.to_string()),
+            path: Some(target.to_string()),
             detail: detail.clone(),
         };
         // One a path, however often it fails.
@@ -202,7 +213,7 @@ impl Gateway {
         device.problems.push(problem);
         let event = Event::ObserveFailed {
             device: device.name.to_string(),
-            path: path.to_string(),
+            path: target.to_string(),
             detail,
         };
         self.report(now, event);
@@ -212,10 +223,11 @@ impl Gateway {
 /// What it takes to observe a node as a mapping wants it.
 pub(super) fn observe(desired: Desired) -> impl Iterator<Item = Operation> {
     let attributes = (!desired.attributes.is_empty())
-        .then_some(Operation::WriteAttributes(desired.path, desired.attributes));
-    attributes
-        .into_iter()
-        .chain([Operation::Observe(desired.path)])
+        .then(|| Operation::WriteAttributes(desired.path, desired.attributes.into()));
+    attributes.into_iter().chain([Operation::Observe(
+        desired.path.into(),
+        NotificationAttributes::default(),
+    )])
 }
 
 /// What the device is too old to be told about an observation.

@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::coap::Code;
-use crate::lwm2m::Path;
 use crate::lwm2m::model::{Models, Operations};
+use crate::lwm2m::{Path, Target};
 use crate::server::{Operation, OperationError, Registration};
 
 /// A message about a command. Keys stand in the order of the contract's examples.
@@ -25,6 +25,9 @@ pub struct Reply<'a> {
     /// The node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// The nodes of a composite operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
     /// Where the command stands.
     pub status: Status,
     /// Whether this is the last word. It is, exactly once.
@@ -33,6 +36,15 @@ pub struct Reply<'a> {
     /// The device's response code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// `single`: a composite operation was done one node at a time, because the device has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<&'static str>,
+    /// The nodes that it was done at before it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub done: Option<Vec<String>>,
+    /// The instance that a Create made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
     /// The value read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<Json>,
@@ -158,13 +170,31 @@ impl CommandError {
         registration: Option<&Registration>,
         models: &Models,
     ) -> Self {
+        let at = |target| Self::at(error.cause(), asked, &target, registration, models);
+        match error {
+            OperationError::Partial { failed, .. } => Self {
+                detail: error.to_string(),
+                ..at(Target::Node(*failed))
+            },
+            _ => at(asked.target()),
+        }
+    }
+
+    /// What went wrong at one of the nodes, or at all of them.
+    fn at(
+        error: &OperationError,
+        asked: &Operation,
+        target: &Target,
+        registration: Option<&Registration>,
+        models: &Models,
+    ) -> Self {
         let detail = error.to_string();
         match error {
             OperationError::Response { code, diagnostic } => Self {
                 kind: ErrorKind::Coap,
                 code: Some(code.to_string()),
                 text: Some(code.name()),
-                detail: explain(*code, diagnostic, asked, registration, models),
+                detail: explain(*code, diagnostic, asked, target, registration, models),
                 retry: code.class() == 5 || *code == Code::REQUEST_ENTITY_INCOMPLETE,
             },
             OperationError::Timeout | OperationError::NoResponse => {
@@ -178,7 +208,9 @@ impl CommandError {
             OperationError::QueueFull => Self::passing(ErrorKind::QueueFull, detail),
             OperationError::NotObserved(_) => Self::new(ErrorKind::UnknownSignal, detail),
             OperationError::NotOffered(_) => Self::new(ErrorKind::UnknownCommand, detail),
-            OperationError::Abandoned => Self::passing(ErrorKind::Internal, detail),
+            OperationError::Abandoned | OperationError::Partial { .. } => {
+                Self::passing(ErrorKind::Internal, detail)
+            }
         }
     }
 }
@@ -188,18 +220,21 @@ fn explain(
     code: Code,
     diagnostic: &str,
     asked: &Operation,
+    target: &Target,
     registration: Option<&Registration>,
     models: &Models,
 ) -> String {
-    let path = asked.path();
     if !diagnostic.is_empty() {
-        return format!("{path}: {diagnostic}");
+        return format!("{target}: {diagnostic}");
     }
     match code {
-        Code::METHOD_NOT_ALLOWED => not_allowed(path, asked, registration, models)
-            .unwrap_or_else(|| format!("{path} does not allow {}", asked.name())),
-        Code::NOT_FOUND => format!("the device has no {path}"),
-        _ => path.to_string(),
+        Code::METHOD_NOT_ALLOWED => target
+            .paths()
+            .iter()
+            .find_map(|path| not_allowed(path, asked, registration, models))
+            .unwrap_or_else(|| format!("{target} does not allow {}", asked.name())),
+        Code::NOT_FOUND => format!("the device has no {target}"),
+        _ => target.to_string(),
     }
 }
 
@@ -212,12 +247,18 @@ fn not_allowed(
     let (object, resource) = (path.object_id()?, path.resource_id()?);
     let version = registration.and_then(|registration| registration.version_of(object));
     let model = models.object(object, version)?;
-    let verb = match asked {
-        Operation::Write { .. } => "writable",
-        Operation::Execute(..) => "executable",
-        _ => "readable",
+    let operations = model.resource(resource)?.operations;
+    let (verb, allowed) = match asked {
+        Operation::Write { .. } | Operation::WriteComposite(_) => ("writable", operations.write),
+        Operation::Execute(..) => ("executable", operations.execute),
+        Operation::Read(_) | Operation::Observe(..) => ("readable", operations.read),
+        _ => return None,
     };
-    let operations = match model.resource(resource)?.operations {
+    // Of several nodes, not one that is as it should be.
+    if allowed && asked.target().is_composite() {
+        return None;
+    }
+    let operations = match operations {
         Operations { execute: true, .. } => "E",
         Operations {
             read: true,

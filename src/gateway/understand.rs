@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use crate::gateway::Gateway;
-use crate::gateway::command::Body;
+use crate::gateway::command::{Body, COMPOSITE_MAX};
 use crate::gateway::json::{from_json, to_json};
 use crate::gateway::reply::{CommandError, ErrorKind};
 use crate::gateway::topics::Verb;
 use crate::lwm2m::attributes::NotificationAttributes;
-use crate::lwm2m::codec::ResourceTypes;
-use crate::lwm2m::{Level, Path, Record};
+use crate::lwm2m::codec::{Change, ResourceTypes};
+use crate::lwm2m::path::MAX_ID;
+use crate::lwm2m::{Arguments, AttributeChange, Id, Level, Path, Record, Target};
 use crate::mapping::{Destination, DeviceFacts, Signal};
 use crate::server::{DeviceId, Operation};
 
@@ -19,7 +20,7 @@ use crate::server::{DeviceId, Operation};
 pub(super) struct Ask {
     pub(super) op: &'static str,
     pub(super) signal: Option<String>,
-    pub(super) path: Option<Path>,
+    pub(super) target: Option<Target>,
     pub(super) steps: VecDeque<Operation>,
 }
 
@@ -28,7 +29,7 @@ impl Ask {
         Self {
             op: operation.name(),
             signal,
-            path: Some(*operation.path()),
+            target: Some(operation.target()),
             steps: VecDeque::from([operation]),
         }
     }
@@ -58,7 +59,7 @@ impl Gateway {
                 let signal = self.signal(id, instance, name)?;
                 Ok(Ask::one(
                     Some(format!("{instance}/{name}")),
-                    Operation::Read(signal.path),
+                    Operation::Read(signal.path.into()),
                 ))
             }
             Verb::Do(command) => self.understand_do(id, command, body),
@@ -171,13 +172,13 @@ impl Gateway {
             (1, Some(label)) => Ok(Ask {
                 op: "write",
                 signal: Some(label.clone()),
-                path: steps.front().map(|step| *step.path()),
+                target: steps.front().map(Operation::target),
                 steps,
             }),
             _ => Ok(Ask {
                 op: "write",
                 signal: None,
-                path: None,
+                target: None,
                 steps,
             }),
         }
@@ -222,35 +223,35 @@ impl Gateway {
         body: &Body,
     ) -> Result<Ask, CommandError> {
         let operation = match operation {
-            "read" => Operation::Read(body.path()?),
-            "discover" => Operation::Discover(body.path()?),
-            "observe" => Operation::Observe(body.path()?),
-            "cancel-observe" => Operation::CancelObserve(body.path()?),
+            "read" => Operation::Read(body.path()?.into()),
+            "read-composite" => Operation::Read(body.paths()?),
+            "discover" => Operation::Discover(body.path()?, parse_depth(body)?),
+            "observe" => Operation::Observe(body.path()?.into(), parse_own_attributes(body)?),
+            "observe-composite" => Operation::Observe(body.paths()?, parse_own_attributes(body)?),
+            "cancel-observe" => Operation::CancelObserve(body.path()?.into()),
+            "cancel-observe-composite" => Operation::CancelObserve(body.paths()?),
             "execute" => {
-                let path = if body.bare.is_some() {
-                    body.path()?
-                } else {
-                    Body {
-                        bare: None,
-                        ..body.clone()
-                    }
-                    .path()?
+                let arguments = match body.bare {
+                    Some(_) => Arguments::default(),
+                    None => body.execute_arguments()?,
                 };
-                let arguments = if body.bare.is_some() {
-                    String::new()
-                } else {
-                    body.execute_arguments()?
-                };
-                Operation::Execute(path, arguments)
+                Operation::Execute(body.path()?, arguments)
             }
             "write" => self.understand_write(id, body)?,
-            "write-attributes" => Operation::WriteAttributes(body.path()?, parse_attributes(body)?),
-            "read-composite" | "write-composite" | "create" | "delete" => {
-                return Err(CommandError::new(
-                    ErrorKind::UnknownCommand,
-                    format!("{operation} is not built in this version"),
-                ));
+            "write-composite" => {
+                Operation::WriteComposite(self.values_below(id, Path::ROOT, body)?)
             }
+            "write-attributes" => Operation::WriteAttributes(
+                body.path()?,
+                parse_attributes(
+                    body.arguments
+                        .get("attributes")
+                        .and_then(Json::as_object)
+                        .unwrap_or(&body.arguments),
+                )?,
+            ),
+            "create" => self.understand_create(id, body)?,
+            "delete" => Operation::Delete(body.path()?),
             _ => {
                 return Err(CommandError::new(
                     ErrorKind::UnknownCommand,
@@ -268,35 +269,9 @@ impl Gateway {
         body: &Body,
     ) -> Result<Operation, CommandError> {
         let path = body.path()?;
-        let registration = self.server.registration(id);
-        let data_type = |path: &Path| {
-            let (object, resource) = (path.object_id()?, path.resource_id()?);
-            registration?
-                .types(&self.models)
-                .resource_type(object, resource)?
-                .data_type
-        };
-        let record = |path: Path, json: &Json| {
-            let value = from_json(json, data_type(&path)).map_err(|detail| {
-                CommandError::new(ErrorKind::Type, format!("{path}: {detail}"))
-            })?;
-            Ok(Record {
-                path,
-                value,
-                time: None,
-            })
-        };
         let records = match (body.arguments.get("value"), body.arguments.get("values")) {
-            (Some(value), None) => vec![record(path, value)?],
-            (None, Some(Json::Object(values))) => {
-                let below = |(key, value): (&String, &Json)| {
-                    let child = format!("{path}/{key}").parse().map_err(|error| {
-                        CommandError::new(ErrorKind::Parse, format!("{path}/{key}: {error}"))
-                    })?;
-                    record(child, value)
-                };
-                values.iter().map(below).collect::<Result<_, _>>()?
-            }
+            (Some(value), None) => vec![self.record(id, path, value)?],
+            (None, Some(_)) => self.records_below(id, path, body)?,
             _ => {
                 return Err(CommandError::new(
                     ErrorKind::Parse,
@@ -322,6 +297,117 @@ impl Gateway {
         })
     }
 
+    /// `{"path":"/16","instance":2,"values":{"0":…}}`, or the instance in the path.
+    fn understand_create(&self, id: DeviceId, body: &Body) -> Result<Operation, CommandError> {
+        let wrong = |detail: &str| CommandError::new(ErrorKind::Parse, detail);
+        let (object, in_path) = match *body.path()?.ids() {
+            [object] => (object, None),
+            [object, instance] => (object, Some(instance)),
+            _ => return Err(wrong("create needs an object, or an instance of one")),
+        };
+        let named = match body.arguments.get("instance") {
+            None | Some(Json::Null) => None,
+            Some(json) => {
+                let number = json.as_u64().and_then(|number| Id::try_from(number).ok());
+                let instance = number.filter(|number| *number < MAX_ID);
+                Some(instance.ok_or_else(|| wrong("instance is a number from 0 to 65534"))?)
+            }
+        };
+        let instance = match (in_path, named) {
+            (Some(in_path), Some(named)) if in_path != named => {
+                return Err(wrong("the path and \"instance\" name different instances"));
+            }
+            (in_path, named) => in_path.or(named),
+        };
+        let records = match body.arguments.get("values") {
+            None => Vec::new(),
+            Some(_) => {
+                self.records_below(id, Path::instance(object, instance.unwrap_or(0)), body)?
+            }
+        };
+        if instance.is_some() && records.is_empty() {
+            return Err(wrong(
+                "an instance is named in the names of its resources: at least one is needed in \
+                 \"values\"",
+            ));
+        }
+        Ok(Operation::Create {
+            object,
+            instance,
+            records,
+        })
+    }
+
+    /// As [`Gateway::values_below`], with nothing to delete.
+    fn records_below(
+        &self,
+        id: DeviceId,
+        base: Path,
+        body: &Body,
+    ) -> Result<Vec<Record>, CommandError> {
+        let record = |Change { path, value }| {
+            let value = value.ok_or_else(|| {
+                CommandError::new(ErrorKind::Type, format!("{path}: null is no value"))
+            })?;
+            Ok(Record {
+                path,
+                value,
+                time: None,
+            })
+        };
+        let changes = self.values_below(id, base, body)?;
+        changes.into_iter().map(record).collect()
+    }
+
+    /// `values`: a value for each path below `base`, as `"5700"` or `"7/1"`; below the root as
+    /// whole paths, `"/3303/0/5700"`. `null` deletes.
+    fn values_below(
+        &self,
+        id: DeviceId,
+        base: Path,
+        body: &Body,
+    ) -> Result<Vec<Change>, CommandError> {
+        let Some(Json::Object(values)) = body.arguments.get("values") else {
+            return Err(CommandError::new(
+                ErrorKind::Parse,
+                "no values, such as {\"values\":{\"/1/0/1\":60}}",
+            ));
+        };
+        let prefix = match base.level() {
+            Level::Root => String::new(),
+            _ => format!("{base}/"),
+        };
+        let record = |(key, value): (&String, &Json)| {
+            let name = format!("{prefix}{key}");
+            let path = name
+                .parse()
+                .map_err(|error| CommandError::new(ErrorKind::Parse, format!("{name}: {error}")))?;
+            let value = match value {
+                Json::Null => None,
+                value => Some(self.record(id, path, value)?.value),
+            };
+            Ok(Change { path, value })
+        };
+        values.iter().map(record).collect()
+    }
+
+    /// A value in the type that its resource has at this device.
+    fn record(&self, id: DeviceId, path: Path, json: &Json) -> Result<Record, CommandError> {
+        let data_type = || {
+            let (object, resource) = (path.object_id()?, path.resource_id()?);
+            let registration = self.server.registration(id)?;
+            let types = registration.types(&self.models);
+            types.resource_type(object, resource)?.data_type
+        };
+        let value = from_json(json, data_type())
+            .map_err(|detail| CommandError::new(ErrorKind::Type, format!("{path}: {detail}")))?;
+        Ok(Record {
+            path,
+            value,
+            time: None,
+        })
+    }
+
     /// A value as the mapping shows it.
     pub(super) fn mapped(&self, id: DeviceId, record: &Record) -> crate::lwm2m::Value {
         let destination = self.device(id).zip(self.facts(id)).map(|(device, facts)| {
@@ -340,12 +426,7 @@ impl Gateway {
 }
 
 /// `{"path":…,"pmin":10,"st":0.5}`, or the same below `attributes`. `null` unsets.
-fn parse_attributes(body: &Body) -> Result<NotificationAttributes, CommandError> {
-    let attributes = body
-        .arguments
-        .get("attributes")
-        .and_then(Json::as_object)
-        .unwrap_or(&body.arguments);
+fn parse_attributes(attributes: &Map<String, Json>) -> Result<AttributeChange, CommandError> {
     let query = |(name, value): (&String, &Json)| match value {
         Json::Null => name.clone(),
         Json::String(text) => format!("{name}={text}"),
@@ -357,8 +438,33 @@ fn parse_attributes(body: &Body) -> Result<NotificationAttributes, CommandError>
         .filter(|(name, _)| *name != "path")
         .map(query)
         .collect();
-    NotificationAttributes::from_queries(queries.iter().map(String::as_str))
+    AttributeChange::from_queries(&queries)
         .map_err(|error| CommandError::new(ErrorKind::Parse, error.to_string()))
+}
+
+/// `attributes` of an observation of its own.
+fn parse_own_attributes(body: &Body) -> Result<NotificationAttributes, CommandError> {
+    match body.arguments.get("attributes") {
+        None | Some(Json::Null) => Ok(NotificationAttributes::default()),
+        Some(Json::Object(attributes)) => Ok(parse_attributes(attributes)?.set),
+        Some(_) => Err(CommandError::new(
+            ErrorKind::Parse,
+            "attributes are an object such as {\"pmin\":5}",
+        )),
+    }
+}
+
+/// `depth` of a Discover (LwM2M Core 1.2 §6.3.2).
+fn parse_depth(body: &Body) -> Result<Option<u8>, CommandError> {
+    match body.arguments.get("depth") {
+        None | Some(Json::Null) => Ok(None),
+        Some(json) => {
+            let depth = json.as_u64().and_then(|depth| u8::try_from(depth).ok());
+            let depth = depth.filter(|depth| *depth <= 3);
+            let error = CommandError::new(ErrorKind::Parse, "depth is a number from 0 to 3");
+            depth.ok_or(error).map(Some)
+        }
+    }
 }
 
 /// Whether a path lies in an object that holds keys, Security (0) or OSCORE (21). A device refuses
@@ -369,14 +475,46 @@ pub(super) fn holds_keys(path: &Path) -> bool {
 
 /// Whether an operation goes with the depth of its path (LwM2M Core 1.1 §6.3, §6.4).
 fn check_level(operation: &Operation) -> Result<(), CommandError> {
-    let level = operation.path().level();
+    let target = operation.target();
+    let count = target.paths().len();
+    let all = |allowed: fn(Level) -> bool| target.paths().iter().all(|path| allowed(path.level()));
     let (allowed, wanted) = match operation {
         Operation::Execute(..) => (
-            level == Level::Resource,
+            all(|level| level == Level::Resource),
             "a resource, /object/instance/resource",
         ),
-        Operation::Write { .. } => (level >= Level::Instance, "an instance or what is below it"),
-        _ => (level >= Level::Object, "an object or what is below it"),
+        Operation::Write { replace: false, .. } => (
+            all(|level| matches!(level, Level::Instance | Level::Resource)),
+            "an instance, or a resource with several values",
+        ),
+        Operation::Write { .. } => (
+            all(|level| level >= Level::Instance),
+            "an instance or what is below it",
+        ),
+        Operation::WriteComposite(changes)
+            if changes.iter().any(|change| {
+                change.value.is_none() && change.path.level() != Level::ResourceInstance
+            }) =>
+        {
+            (false, "a resource instance for null, which deletes")
+        }
+        Operation::WriteComposite(_) => (
+            (1..=COMPOSITE_MAX).contains(&count) && all(|level| level >= Level::Resource),
+            "values of 1 to 256 resources or what is below them",
+        ),
+        Operation::Delete(_) => (
+            all(|level| matches!(level, Level::Instance | Level::ResourceInstance)),
+            "an instance, or an instance of a resource",
+        ),
+        Operation::Discover(..) => (
+            all(|level| matches!(level, Level::Object | Level::Instance | Level::Resource)),
+            "an object, an instance or a resource",
+        ),
+        _ if target.is_composite() => (true, ""),
+        _ => (
+            all(|level| level >= Level::Object),
+            "an object or what is below it",
+        ),
     };
     if allowed {
         Ok(())

@@ -9,7 +9,7 @@ use crate::gateway::topics::Owner;
 use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, units};
 use crate::lwm2m::codec::Problem;
-use crate::lwm2m::{Path, Record, Value};
+use crate::lwm2m::{Path, Record, Target, Value};
 use crate::mapping::{Destination, DeviceFacts, Signal};
 use crate::server::{self, DeviceId};
 use crate::time::{Now, UnixTime};
@@ -57,6 +57,7 @@ impl Gateway {
         match event {
             server::Event::Registered { device, new } => self.on_registered(now, device, new),
             server::Event::Updated { device, changed } => self.on_updated(now, device, changed),
+            server::Event::Amended(device) => self.on_amended(now, device),
             server::Event::Deregistered(device) => self.on_gone(now, device, Reason::Deregistered),
             server::Event::Expired { device, at } => {
                 self.on_gone(Now { unix: at, ..now }, device, Reason::LifetimeExpired)
@@ -135,18 +136,22 @@ impl Gateway {
             }
             server::Event::Undecodable {
                 device,
-                path,
+                target,
                 error,
             } => {
                 self.on_contact(now, device, Reason::Notify);
                 self.counters.undecodable += 1;
-                self.report_undecodable(now, device, path, error.to_string());
+                self.report_undecodable(now, device, &target, error.to_string());
             }
-            server::Event::ObservationEnded { device, path, code } => {
+            server::Event::ObservationEnded {
+                device,
+                target,
+                code,
+            } => {
                 self.report_observe_failed(
                     now,
                     device,
-                    path,
+                    &target,
                     format!("the device ended the observation with {code:?}"),
                 );
             }
@@ -192,7 +197,7 @@ impl Gateway {
             self.report_undecodable(
                 arrival.now,
                 arrival.device,
-                problem.path,
+                &problem.path.into(),
                 problem.detail.to_string(),
             );
         }
@@ -389,13 +394,13 @@ impl Gateway {
         }
     }
 
-    fn report_undecodable(&mut self, now: Now, id: DeviceId, path: Path, detail: String) {
+    fn report_undecodable(&mut self, now: Now, id: DeviceId, at: &Target, detail: String) {
         let Some(device) = self.device(id) else {
             return;
         };
         let event = Event::Undecodable {
             device: device.name.to_string(),
-            path: path.to_string(),
+            path: at.to_string(),
             detail,
         };
         self.report(now, event);

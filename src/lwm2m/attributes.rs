@@ -258,6 +258,72 @@ impl NotificationAttributes {
     }
 }
 
+/// What a Write-Attributes changes: what it sets, and what it takes away (LwM2M Core 1.1 §6.3.4).
+/// What is in neither stays as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttributeChange {
+    /// What is set.
+    pub set: NotificationAttributes,
+    /// The names that are taken away.
+    unset: Vec<&'static str>,
+}
+
+impl AttributeChange {
+    /// A change as it stands in a query: `name=value` sets, `name` alone takes away.
+    ///
+    /// # Errors
+    ///
+    /// As of [`NotificationAttributes::changed_by`].
+    pub fn from_queries(
+        queries: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Self, AttributeError> {
+        let queries: Vec<_> = queries.into_iter().collect();
+        let set = NotificationAttributes::from_queries(&queries)?;
+        let is_unset = |name: &&&str| {
+            let mut queries = queries.iter().map(AsRef::as_ref);
+            queries.any(|query| query.strip_suffix('=').unwrap_or(query) == **name)
+        };
+        let unset = NAMES.iter().filter(is_unset).copied().collect();
+        Ok(Self { set, unset })
+    }
+
+    /// What makes `after` of `before`.
+    pub fn between(before: &NotificationAttributes, after: &NotificationAttributes) -> Self {
+        let mut set = NotificationAttributes::default();
+        let mut unset = Vec::new();
+        for name in NAMES {
+            match (before.value(name), after.value(name)) {
+                (before, Some(value)) if before.as_ref() != Some(&value) => {
+                    // It was written by ourselves, so it can be read.
+                    let _ = set.set(name, Some(&value));
+                }
+                (Some(_), None) => unset.push(name),
+                _ => {}
+            }
+        }
+        Self { set, unset }
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.unset.is_empty()
+    }
+
+    /// The query of the Write-Attributes.
+    pub fn to_queries(&self) -> Vec<String> {
+        let mut queries = self.set.to_queries();
+        queries.extend(self.unset.iter().map(ToString::to_string));
+        queries
+    }
+}
+
+impl From<NotificationAttributes> for AttributeChange {
+    fn from(set: NotificationAttributes) -> Self {
+        let unset = Vec::new();
+        Self { set, unset }
+    }
+}
+
 fn count(name: &'static str, value: Option<&str>) -> Result<Option<u32>, AttributeError> {
     const EXPECTED: &str = "a whole number from 0 to 4294967295";
     parsed(name, value, EXPECTED, |value| {
@@ -345,6 +411,18 @@ mod tests {
         let before = read("pmin=5&pmax=60&gt=3").unwrap();
         let after = before.changed_by(["pmin", "gt=", "st=1"]).unwrap();
         assert_eq!(after.to_queries(), ["pmax=60", "st=1"]);
+    }
+
+    // conformance: 1.1-int-260
+    #[test]
+    fn a_change_says_what_it_takes_away() {
+        let change = AttributeChange::from_queries(["gt=3", "pmin", "st="]).unwrap();
+        assert_eq!(change.to_queries(), ["gt=3", "pmin", "st"]);
+        let (before, after) = (read("pmin=5&pmax=60&gt=3"), read("pmax=60&gt=4&con=1"));
+        let change = AttributeChange::between(&before.unwrap(), &after.unwrap());
+        assert_eq!(change.to_queries(), ["gt=4", "con=1", "pmin"]);
+        let same = read("pmax=60").unwrap();
+        assert!(AttributeChange::between(&same, &same).is_empty());
     }
 
     #[test]

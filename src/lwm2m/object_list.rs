@@ -67,6 +67,74 @@ impl ObjectList {
     }
 }
 
+impl ObjectList {
+    /// Enters an Object Instance. Whether it was not there.
+    pub fn insert(&mut self, object: Id, instance: Id) -> bool {
+        let at = self.objects.binary_search_by_key(&object, |known| known.id);
+        let at = at.unwrap_or_else(|at| {
+            let object = RegisteredObject {
+                id: object,
+                version: None,
+                instances: Vec::new(),
+            };
+            self.objects.insert(at, object);
+            at
+        });
+        let Some(object) = self.objects.get_mut(at) else {
+            return false;
+        };
+        let place = object.instances.binary_search(&instance);
+        if let Err(at) = place {
+            object.instances.insert(at, instance);
+        }
+        place.is_err()
+    }
+
+    /// Takes an Object Instance out; the object stays, as one without instances does. Whether it
+    /// was there.
+    pub fn remove(&mut self, object: Id, instance: Id) -> bool {
+        let mut objects = self.objects.iter_mut();
+        let known = objects.find(|known| known.id == object);
+        known.is_some_and(|object| {
+            let place = object.instances.binary_search(&instance);
+            if let Ok(at) = place {
+                object.instances.remove(at);
+            }
+            place.is_ok()
+        })
+    }
+
+    /// Takes over what another list has and this one does not.
+    pub fn merge(&mut self, other: &Self) {
+        self.alternate = self.alternate.take().or_else(|| other.alternate.clone());
+        if self.formats.is_empty() {
+            self.formats.clone_from(&other.formats);
+        }
+        for object in &other.objects {
+            match self
+                .objects
+                .binary_search_by_key(&object.id, |known| known.id)
+            {
+                Err(at) => self.objects.insert(at, object.clone()),
+                Ok(_) => object.instances.iter().for_each(|instance| {
+                    self.insert(object.id, *instance);
+                }),
+            }
+        }
+    }
+
+    /// How many objects and instances it has.
+    pub fn len(&self) -> usize {
+        let instances = self.objects.iter().map(|object| object.instances.len());
+        self.objects.len() + instances.sum::<usize>()
+    }
+
+    /// Whether there is no object.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+}
+
 fn is_lwm2m(link: &Link) -> bool {
     let types = link.value("rt").unwrap_or_default();
     link.target.starts_with('/') && types.split_ascii_whitespace().any(|rt| rt == "oma.lwm2m")
@@ -216,6 +284,22 @@ mod tests {
             read("</0/0>,</21/0>,</23>,</3/0/9>,</.well-known/core>,</65535/0>,<3/1>,</3/0>");
         assert_eq!(list.objects, [object(3, None, &[0])]);
         assert_eq!(list.ignored, 7);
+    }
+
+    #[test]
+    fn instances_come_and_go_and_lists_are_joined() {
+        let mut list = read("</>;ct=110,</1/0>,</16>");
+        assert!(list.insert(16, 2) && list.insert(16, 0) && !list.insert(16, 2));
+        assert!(list.insert(5, 0) && list.remove(1, 0) && !list.remove(1, 0));
+        assert_eq!(
+            list.to_string(),
+            "</>;rt=\"oma.lwm2m\";ct=110,</1>,</5/0>,</16/0>,</16/2>"
+        );
+        list.merge(&read("</>;ct=112,</4/0>,</16/1>"));
+        assert_eq!(
+            list.to_string(),
+            "</>;rt=\"oma.lwm2m\";ct=110,</1>,</4/0>,</5/0>,</16/0>,</16/1>,</16/2>"
+        );
     }
 
     #[test]

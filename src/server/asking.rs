@@ -1,6 +1,7 @@
 //! Operations under way and observations: requests to the devices, and what comes back.
 
-use super::operation::{decode_values, read_response};
+use super::answer::{decode_values, read_response};
+use super::single::After;
 use super::*;
 
 impl Server {
@@ -19,9 +20,11 @@ impl Server {
                 Running {
                     id,
                     device,
-                    operation,
+                    asked: operation,
+                    single: None,
                     attempt: 0,
-                    format: None,
+                    formats: None,
+                    chosen: None,
                 },
             );
         }
@@ -29,8 +32,11 @@ impl Server {
 
     /// Sends one attempt of an operation, or ends it when it cannot be sent.
     fn send(&mut self, now: Now, mut running: Running) {
-        let sent = match &running.operation {
-            Operation::CancelObserve(path) => self.send_cancel(now, running.device, *path),
+        if running.single.is_none() && self.is_done_singly(&running) {
+            running.single = Single::of(&running.asked);
+        }
+        let sent = match running.step() {
+            Operation::CancelObserve(target) => self.send_cancel(now, running.device, target),
             _ => self.send_request(now, &mut running),
         };
         match sent {
@@ -40,8 +46,35 @@ impl Server {
                 }
                 self.running.insert(exchange, running);
             }
-            Err(error) => self.complete(running.id, running.device, running.operation, Err(error)),
+            Err(error) => self.proceed(now, running, Err(error)),
         }
+    }
+
+    /// Whether a composite operation is to be done one node at a time.
+    fn is_done_singly(&self, running: &Running) -> bool {
+        let registration = self.registration(running.device);
+        registration.is_some_and(|registration| match &running.asked {
+            Operation::CancelObserve(target) => {
+                target.is_composite() && !registration.observed().any(|known| known == target)
+            }
+            asked => registration.abilities.lacks(asked),
+        })
+    }
+
+    /// Goes on after the result of what is under way: with the next node, or to the end.
+    fn proceed(&mut self, now: Now, mut running: Running, result: Result<Answer, OperationError>) {
+        let result = match running.single.take() {
+            None => result,
+            Some(single) => match single.after(result) {
+                After::Done(result) => result,
+                After::Next(single) => {
+                    running.single = Some(single);
+                    running.attempt = 0;
+                    return self.send(now, running);
+                }
+            },
+        };
+        self.complete(running.id, running.device, running.asked, result);
     }
 
     fn send_request(
@@ -52,49 +85,72 @@ impl Server {
         let registration = self
             .registration(running.device)
             .ok_or(OperationError::Unregistered)?;
-        let peer = registration.peer;
+        let (peer, version) = (registration.peer, registration.version);
+        let step = running.step();
+        step.offered(version)?;
         let types = registration.types(&self.models);
-        if running.operation.has_format() {
-            running.format = registration
-                .formats
-                .attempt(running.attempt, running.operation.is_single(&types));
-        }
+        let formats = match step.shape(&types) {
+            None => None,
+            Some(shape) => Some(
+                registration
+                    .formats
+                    .choose(running.attempt, shape)
+                    .ok_or_else(|| {
+                        OperationError::NotOffered(
+                            "no content format of the device carries this".to_owned(),
+                        )
+                    })?,
+            ),
+        };
+        let chosen = match step {
+            Operation::Create {
+                object,
+                instance: None,
+                ..
+            } if formats.is_some_and(|formats| names_instances(formats.body)) => {
+                registration.free_instance(*object)
+            }
+            _ => None,
+        };
+        let operation = step.with_instance(chosen);
         let context = Context {
-            base: *running.operation.path(),
+            base: operation.base(),
             alternate: registration.objects.alternate.as_deref(),
             now: now.unix,
             types: &types,
         };
-        let request = running
-            .operation
-            .to_request(running.format, &context)
+        let request = operation
+            .to_request(formats, version, &context)
             .map_err(|error| OperationError::Unencodable(error.to_string()))?;
+        (running.formats, running.chosen) = (formats, chosen);
         self.endpoint
             .request(now.instant, peer, request)
             .map_err(|_| OperationError::QueueFull)
     }
 
-    /// The cancelling request repeats the observation's token, so the message layer builds it.
+    /// The cancelling request repeats the token of the observation, and its body, so the message
+    /// layer builds it.
     fn send_cancel(
         &mut self,
         now: Now,
         device: DeviceId,
-        path: Path,
+        target: &Target,
     ) -> Result<ExchangeId, OperationError> {
+        let not_observed = || OperationError::NotObserved(target.clone());
         let observation = self
-            .forget_observation(device, path)
-            .ok_or(OperationError::NotObserved(path))?;
+            .forget_observation(device, target)
+            .ok_or_else(not_observed)?;
         self.endpoint
             .cancel(now.instant, observation, Cancel::Request)
-            .ok_or(OperationError::NotObserved(path))
+            .ok_or_else(not_observed)
     }
 
     /// Takes an observation out of the books.
-    fn forget_observation(&mut self, device: DeviceId, path: Path) -> Option<ObservationId> {
+    fn forget_observation(&mut self, device: DeviceId, target: &Target) -> Option<ObservationId> {
         let observations = &mut self.registration_mut(device)?.observations;
         let index = observations
             .iter()
-            .position(|(observed, _)| *observed == path)?;
+            .position(|(observed, _)| observed == target)?;
         let (_, observation) = observations.swap_remove(index);
         self.observations.remove(&observation);
         Some(observation)
@@ -121,11 +177,14 @@ impl Server {
             && self.next_format(&mut running, response)
         {
             self.send(now, running);
+        } else if self.lacks(&running, &result) {
+            running.attempt = 0;
+            self.send(now, running);
         } else {
             let result = result
                 .map_err(OperationError::from)
                 .and_then(|response| self.read(now, exchange, &running, &response));
-            self.complete(running.id, device, running.operation, result);
+            self.proceed(now, running, result);
         }
         self.start_next(now, device);
     }
@@ -138,13 +197,37 @@ impl Server {
         );
         let next = running.attempt + 1;
         let left = self.registration(running.device).and_then(|registration| {
-            let single = running
-                .operation
-                .is_single(&registration.types(&self.models));
-            registration.formats.attempt(next, single)
+            let shape = running.step().shape(&registration.types(&self.models))?;
+            registration.formats.choose(next, shape)
         });
         running.attempt = next;
-        declined && running.operation.has_format() && left.is_some()
+        declined && left.is_some()
+    }
+
+    /// Whether this tells that the device has no composite operations, so that another way is
+    /// tried.
+    fn lacks(&mut self, running: &Running, result: &Result<Response, Failure>) -> bool {
+        let Some(registration) = self.registration(running.device) else {
+            return false;
+        };
+        // A node that cannot be written refuses all of a Write-Composite.
+        let is_fixed = |path: &Path| {
+            let (object, resource) = (path.object_id()?, path.resource_id()?);
+            let model = self
+                .models
+                .object(object, registration.version_of(object))?;
+            Some(!model.resource(resource)?.operations.write)
+        };
+        let refusable = match &running.asked {
+            Operation::WriteComposite(changes) => changes
+                .iter()
+                .any(|change| is_fixed(&change.path) == Some(true)),
+            _ => false,
+        };
+        let method = running.step().method();
+        let registration = self.registration_mut(running.device);
+        registration
+            .is_some_and(|registration| registration.abilities.learn(method, result, refusable))
     }
 
     fn read(
@@ -157,27 +240,68 @@ impl Server {
         let registration = self
             .registration(running.device)
             .ok_or(OperationError::Unregistered)?;
+        let operation = running.step().with_instance(running.chosen);
         let types = registration.types(&self.models);
         let context = Context {
-            base: *running.operation.path(),
+            base: operation.base(),
             alternate: registration.objects.alternate.as_deref(),
             now: now.unix,
             types: &types,
         };
-        let answer = read_response(&running.operation, response, &context);
-        let single = running.operation.is_single(&types);
-        if let (true, Some(format)) = (response.code.is_success(), running.format)
+        let answer = read_response(&operation, response, &context);
+        let shape = running.step().shape(&types);
+        if let (true, Some(formats), Some(shape)) =
+            (response.code.is_success(), running.formats, shape)
             && let Some(registration) = self.registration_mut(running.device)
         {
-            registration.formats.worked(format, single);
+            registration.formats.taken(formats, shape);
         }
-        if matches!(running.operation, Operation::Observe(_))
+        if let Operation::Observe(target, _) = &*operation
             && response.code.is_success()
             && response.observe.is_some()
         {
-            self.begin_observation(now, running.device, *running.operation.path(), exchange);
+            self.begin_observation(now, running.device, target.clone(), exchange);
+        }
+        if let Ok(answer) = &answer {
+            self.amend(now, running.device, &operation, answer);
         }
         answer
+    }
+
+    /// Takes over what an operation that did well has changed of the registration. The device may
+    /// say so itself with an Update, but not every one does.
+    fn amend(&mut self, now: Now, device: DeviceId, operation: &Operation, answer: &Answer) {
+        let grace = self.settings.lifetime_grace;
+        let Some(registration) = self.registration_mut(device) else {
+            return;
+        };
+        let before = registration.deadline(grace);
+        let amended = match (operation, answer.created.as_ref().map(Path::ids)) {
+            (Operation::Create { .. }, Some(&[object, instance])) => {
+                registration.objects.insert(object, instance)
+            }
+            (Operation::Delete(path), _) => match *path.ids() {
+                [object, instance] => registration.objects.remove(object, instance),
+                _ => false,
+            },
+            (Operation::Write { records, .. }, _) => {
+                let written = records.iter().map(|record| (record.path, &record.value));
+                registration.take_lifetime(now, written)
+            }
+            (Operation::WriteComposite(changes), _) => {
+                let written = changes
+                    .iter()
+                    .filter_map(|change| Some((change.path, change.value.as_ref()?)));
+                registration.take_lifetime(now, written)
+            }
+            _ => false,
+        };
+        if amended {
+            let after = registration.deadline(grace);
+            self.watch_deadline(device, before, after);
+            self.keep_session(now, device);
+            self.emit(Event::Amended(device));
+        }
     }
 
     /// Enters an observation in the books. One of the same node that stood before is forgotten:
@@ -186,15 +310,16 @@ impl Server {
         &mut self,
         now: Now,
         device: DeviceId,
-        path: Path,
+        target: Target,
         observation: ObservationId,
     ) {
-        if let Some(previous) = self.forget_observation(device, path) {
+        if let Some(previous) = self.forget_observation(device, &target) {
             self.endpoint.cancel(now.instant, previous, Cancel::Forget);
         }
-        self.observations.insert(observation, (device, path));
+        self.observations
+            .insert(observation, (device, target.clone()));
         if let Some(registration) = self.registration_mut(device) {
-            registration.observations.push((path, observation));
+            registration.observations.push((target, observation));
         }
     }
 
@@ -206,14 +331,14 @@ impl Server {
         Order { ended, overtaken }: Order,
         receipt: Option<Receipt>,
     ) {
-        let Some((device, path)) = self.observations.get(&observation).copied() else {
+        let Some((device, target)) = self.observations.get(&observation).cloned() else {
             return;
         };
         if response.code.is_success() {
-            match self.decode(now, device, path, response) {
+            match self.decode(now, device, &target, response) {
                 Ok((records, problems)) => self.emit(Event::Notified {
                     device,
-                    path,
+                    target: target.clone(),
                     records,
                     problems,
                     overtaken,
@@ -222,7 +347,7 @@ impl Server {
                 Err(error) => {
                     self.emit(Event::Undecodable {
                         device,
-                        path,
+                        target: target.clone(),
                         error,
                     });
                     self.acknowledge_now(receipt);
@@ -232,10 +357,10 @@ impl Server {
             self.acknowledge_now(receipt);
         }
         if ended {
-            self.forget_observation(device, path);
+            self.forget_observation(device, &target);
             self.emit(Event::ObservationEnded {
                 device,
-                path,
+                target,
                 code: response.code,
             });
         }
@@ -251,7 +376,7 @@ impl Server {
         &self,
         now: Now,
         device: DeviceId,
-        path: Path,
+        target: &Target,
         response: &Response,
     ) -> Result<(Vec<Record>, Vec<Problem>), OperationError> {
         let registration = self
@@ -259,13 +384,21 @@ impl Server {
             .ok_or(OperationError::Unregistered)?;
         let types = registration.types(&self.models);
         let context = Context {
-            base: path,
+            base: target.base(),
             alternate: registration.objects.alternate.as_deref(),
             now: now.unix,
             types: &types,
         };
         let mut records = Vec::new();
-        let problems = decode_values(response, &context, &mut records)?;
+        let problems = decode_values(response, target, &context, &mut records)?;
         Ok((records, problems))
     }
+}
+
+/// Whether a format has an id of the instance in everything that it says of its resources.
+fn names_instances(format: ContentFormat) -> bool {
+    matches!(
+        format,
+        ContentFormat::SENML_CBOR | ContentFormat::SENML_JSON
+    )
 }

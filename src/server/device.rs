@@ -7,11 +7,17 @@ use std::time::Duration;
 use crate::coap::{ExchangeId, ObservationId, Peer};
 use crate::dtls::PeerIdentity;
 use crate::lwm2m::model::{DeviceTypes, Models, Version};
-use crate::lwm2m::{Id, ObjectList, Path};
+use crate::lwm2m::path::MAX_ID;
+use crate::lwm2m::{Id, ObjectList, Path, RegisteredObject, Target, Value};
+use crate::server::abilities::Abilities;
 use crate::server::formats::Formats;
 use crate::server::operation::Operation;
 use crate::server::registration::Terms;
 use crate::time::Now;
+
+/// The object of server accounts, and the lifetime of the registration in it.
+const SERVER: Id = 1;
+const LIFETIME: Id = 1;
 
 /// A device, by its endpoint name. The number stays with the name as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,10 +49,11 @@ pub struct Registration {
     pub terms: Terms,
     /// Its objects.
     pub objects: ObjectList,
-    /// The last Register or Update.
+    /// The last Register or Update; or the write of a lifetime that would have been over already.
     pub refreshed: Now,
     pub(super) formats: Formats,
-    pub(super) observations: Vec<(Path, ObservationId)>,
+    pub(super) abilities: Abilities,
+    pub(super) observations: Vec<(Target, ObservationId)>,
     pub(super) running: Option<ExchangeId>,
     pub(super) queue: VecDeque<Queued>,
 }
@@ -83,31 +90,68 @@ impl Registration {
 
     /// Whether a node of this path can be there: its object, or its instance, is registered.
     pub fn has(&self, path: &Path) -> bool {
-        let objects = &self.objects.objects;
-        let object = path
-            .object_id()
-            .and_then(|id| objects.binary_search_by_key(&id, |object| object.id).ok());
-        let instances = object
-            .and_then(|index| objects.get(index))
-            .map(|object| &object.instances);
-        instances.is_some_and(|instances| {
+        let object = path.object_id().and_then(|id| self.object(id));
+        object.is_some_and(|object| {
             path.instance_id()
-                .is_none_or(|instance| instances.contains(&instance))
+                .is_none_or(|instance| object.instances.contains(&instance))
         })
     }
 
-    /// What is observed now.
-    pub fn observed(&self) -> impl Iterator<Item = &Path> {
-        self.observations.iter().map(|(path, _)| path)
+    /// Takes a lifetime that was written to the account of ours at the device, if there is one
+    /// among these values. Whether it is another one.
+    ///
+    /// It counts from the last Register or Update; but a device is not put out by the write alone:
+    /// what would be over already counts from now (LwM2M Core 1.1 §6.2.2 does not say).
+    pub(super) fn take_lifetime<'a>(
+        &mut self,
+        now: Now,
+        written: impl Iterator<Item = (Path, &'a Value)>,
+    ) -> bool {
+        let accounts = self.object(SERVER).map(|object| &*object.instances);
+        // Of several accounts nobody says which one is ours; that device sends an Update.
+        let account = match accounts {
+            Some(&[account]) => account,
+            _ => return false,
+        };
+        let path = Path::resource(SERVER, account, LIFETIME);
+        let last = written.filter(|(at, _)| *at == path).last();
+        let lifetime = match last {
+            Some((_, Value::Integer(seconds))) => u32::try_from(*seconds).ok(),
+            Some((_, Value::UnsignedInteger(seconds))) => u32::try_from(*seconds).ok(),
+            _ => None,
+        };
+        let changed = self.terms.change(Terms {
+            lifetime,
+            ..Terms::default()
+        });
+        if changed && self.expires().is_some_and(|at| at.instant <= now.instant) {
+            self.refreshed = now;
+        }
+        changed
+    }
+
+    /// What is observed now. Of a device without composite operations, a composite observation is
+    /// one for each node.
+    pub fn observed(&self) -> impl Iterator<Item = &Target> {
+        self.observations.iter().map(|(target, _)| target)
+    }
+
+    /// An object, if it is registered.
+    pub fn object(&self, id: Id) -> Option<&RegisteredObject> {
+        let objects = &self.objects.objects;
+        let index = objects.binary_search_by_key(&id, |object| object.id).ok()?;
+        objects.get(index)
+    }
+
+    /// The lowest number that no instance of an object has.
+    pub(super) fn free_instance(&self, object: Id) -> Option<Id> {
+        let taken = self.object(object).map(|object| &object.instances);
+        (0..MAX_ID).find(|id| taken.is_none_or(|taken| taken.binary_search(id).is_err()))
     }
 
     /// The version of an object, if it is registered.
     pub fn version_of(&self, object: Id) -> Option<Version> {
-        let objects = &self.objects.objects;
-        let index = objects
-            .binary_search_by_key(&object, |registered| registered.id)
-            .ok()?;
-        objects.get(index)?.version
+        self.object(object)?.version
     }
 
     /// The types of this device's resources, by the object versions that it registered.

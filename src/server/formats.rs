@@ -2,6 +2,7 @@
 
 use crate::lwm2m::ContentFormat;
 use crate::lwm2m::model::Version;
+use crate::server::operation::Shape;
 
 /// Formats that carry several values, the one we like best first: small and self-describing
 /// before verbose.
@@ -33,7 +34,7 @@ const COMPOSITE: [Composite; 4] = [
     },
 ];
 
-/// The two formats of a composite operation.
+/// The two formats of an operation; they differ for composite ones only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Composite {
     /// Of the body of the request: paths, or what to write.
@@ -69,6 +70,15 @@ enum Generation {
     V1_2,
 }
 
+impl Composite {
+    const fn of(format: ContentFormat) -> Self {
+        Self {
+            body: format,
+            accept: format,
+        }
+    }
+}
+
 impl Formats {
     /// The order for a device that advertised `ct` in its Register.
     ///
@@ -86,6 +96,35 @@ impl Formats {
                 Generation::V1_2
             },
             ..Self::default()
+        }
+    }
+
+    /// The formats for an attempt at an operation that has to carry this; `None`: nothing is left
+    /// to try.
+    pub(super) fn choose(&self, attempt: u8, shape: Shape) -> Option<Composite> {
+        let is_etch = |formats: &Composite| {
+            matches!(
+                formats.body,
+                ContentFormat::SENML_ETCH_JSON | ContentFormat::SENML_ETCH_CBOR
+            )
+        };
+        match shape {
+            Shape::Value | Shape::Values => self
+                .attempt(attempt, shape == Shape::Value)
+                .map(Composite::of),
+            Shape::Anywhere => self.composite_attempt(attempt),
+            Shape::Deletions => (0..)
+                .map_while(|attempt| self.composite_attempt(attempt))
+                .filter(is_etch)
+                .nth(attempt.into()),
+        }
+    }
+
+    /// Remembers that an operation went well in these formats.
+    pub(super) fn taken(&mut self, formats: Composite, shape: Shape) {
+        match shape {
+            Shape::Value | Shape::Values => self.worked(formats.body, shape == Shape::Value),
+            Shape::Anywhere | Shape::Deletions => self.composite_worked(formats),
         }
     }
 

@@ -89,6 +89,7 @@ impl Server {
             objects: register.objects,
             refreshed: now,
             formats,
+            abilities: Abilities::of(register.version),
             observations: Vec::new(),
             running: None,
             queue: VecDeque::new(),
@@ -297,7 +298,12 @@ impl Server {
         (self.registration(device)?.peer == peer).then_some(device)
     }
 
-    fn watch_deadline(&mut self, device: DeviceId, before: Option<Now>, after: Option<Now>) {
+    pub(super) fn watch_deadline(
+        &mut self,
+        device: DeviceId,
+        before: Option<Now>,
+        after: Option<Now>,
+    ) {
         if let Some(before) = before {
             self.deadlines.remove(&(before.instant, device));
         }
@@ -339,7 +345,7 @@ impl Server {
             self.endpoint.abandon(exchange);
             self.running.remove(&exchange)
         });
-        let running = running.map(|running| (running.id, running.operation));
+        let running = running.map(|running| (running.id, running.asked));
         let queued = registration
             .queue
             .into_iter()

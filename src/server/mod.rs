@@ -3,6 +3,8 @@
 //! [`Server`] takes datagrams and time, and gives datagrams and [`Event`]s. What is *absent* here:
 //! MQTT, mappings, and what the values mean.
 
+mod abilities;
+mod answer;
 mod asking;
 pub mod bootstrap;
 pub mod credentials;
@@ -11,6 +13,7 @@ mod formats;
 mod interface;
 mod operation;
 mod registration;
+mod single;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -31,18 +34,21 @@ use crate::kept::Change;
 use crate::keyed::{self, KeyedMap};
 use crate::lwm2m::codec::{Context, Problem};
 use crate::lwm2m::model::Models;
-use crate::lwm2m::{ContentFormat, Path, Record};
+use crate::lwm2m::{ContentFormat, Id, Path, Record, Target};
 use crate::route::Route;
+use crate::server::abilities::Abilities;
 use crate::server::credentials::Book;
 use crate::server::device::{Device, Queued};
 use crate::server::registration::{Refusal, Register, parse_register, parse_update};
+use crate::server::single::Single;
 use crate::time::{Instant, Now, UnixTime};
 
+pub use answer::{Answer, OperationError};
 pub use credentials::Join;
 pub use credentials::Purpose;
 pub use device::{DeviceId, OperationId, Registration};
 pub use formats::{Composite, Formats};
-pub use operation::{Answer, Operation, OperationError};
+pub use operation::Operation;
 pub use registration::Terms;
 pub use transport::Listener;
 
@@ -140,6 +146,8 @@ pub enum Event {
         /// Whether lifetime, binding or objects are not what they were.
         changed: bool,
     },
+    /// An operation of ours changed what a device has registered, its lifetime or its objects.
+    Amended(DeviceId),
     /// A device took its leave.
     Deregistered(DeviceId),
     /// A device's lifetime passed, and the grace.
@@ -200,8 +208,9 @@ pub enum Event {
     Notified {
         /// Which device.
         device: DeviceId,
-        /// What is observed.
-        path: Path,
+        /// What is observed: one node, or those of a composite observation, which brings the
+        /// values of all of them.
+        target: Target,
         /// Its values.
         records: Vec<Record>,
         /// What of the payload could not be taken.
@@ -217,7 +226,7 @@ pub enum Event {
         /// Which device.
         device: DeviceId,
         /// What is observed.
-        path: Path,
+        target: Target,
         /// Why.
         error: OperationError,
     },
@@ -226,7 +235,7 @@ pub enum Event {
         /// Which device.
         device: DeviceId,
         /// What was observed.
-        path: Path,
+        target: Target,
         /// Its code; 4.04 says that the node is gone.
         code: Code,
     },
@@ -255,9 +264,22 @@ struct Order {
 struct Running {
     id: OperationId,
     device: DeviceId,
-    operation: Operation,
+    asked: Operation,
+    /// How far it is, if it is a composite operation that is done one node at a time.
+    single: Option<Box<Single>>,
     attempt: u8,
-    format: Option<ContentFormat>,
+    formats: Option<Composite>,
+    /// The instance that we chose, of a Create that names none.
+    chosen: Option<Id>,
+}
+
+impl Running {
+    /// What is under way.
+    fn step(&self) -> &Operation {
+        self.single
+            .as_ref()
+            .map_or(&self.asked, |single| &single.step)
+    }
 }
 
 /// The LwM2M server.
@@ -274,7 +296,7 @@ pub struct Server {
     /// Whose registration came through a secure session.
     by_identity: KeyedMap<Arc<PeerIdentity>, DeviceId>,
     running: KeyedMap<ExchangeId, Running>,
-    observations: KeyedMap<ObservationId, (DeviceId, Path)>,
+    observations: KeyedMap<ObservationId, (DeviceId, Target)>,
     bootstrap: bootstrap::Bootstrap,
     deadlines: BTreeSet<(Instant, DeviceId)>,
     book: Book,

@@ -1,19 +1,25 @@
-//! Operations on a device: what goes out as a request, and what its response says
+//! Operations on a device, and the requests that they become
 //! (LwM2M Core 1.1 §6.3, §6.4; Transport 1.1 §6.4).
 
-use crate::coap::{Code, Failure, Observe, Request, Response};
-use crate::lwm2m::attributes::NotificationAttributes;
-use crate::lwm2m::codec::{self, Context, EncodeError, ResourceTypes};
-use crate::lwm2m::link::{self, Link};
-use crate::lwm2m::{ContentFormat, Level, Path, Record};
+use std::borrow::Cow;
+
+use super::answer::OperationError;
+use super::formats::Composite;
+use crate::coap::{Code, Observe, Request};
+use crate::lwm2m::attributes::{AttributeChange, NotificationAttributes};
+use crate::lwm2m::codec::{self, Change, Context, EncodeError, ResourceTypes};
+use crate::lwm2m::{Arguments, ContentFormat, Id, Level, Path, Record, Target, Version};
 
 /// Something that the server asks of a device.
+///
+/// A device that has no composite operations is asked for one node after the other instead; the
+/// [`Answer`](super::Answer) says so.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
-    /// Read an object, instance, resource or resource instance.
-    Read(Path),
+    /// Read an object, instance, resource or resource instance; or several (Read-Composite).
+    Read(Target),
     /// Write below a path. `replace` is PUT, and drops what is not written; otherwise POST, the
-    /// partial update of an instance.
+    /// partial update of an instance, or of a resource with several values.
     Write {
         /// The target of the request; the records lie at or below it.
         path: Path,
@@ -22,117 +28,275 @@ pub enum Operation {
         /// Replace instead of update.
         replace: bool,
     },
-    /// Attach notification attributes.
-    WriteAttributes(Path, NotificationAttributes),
-    /// Execute a resource, with arguments in the syntax of LwM2M Core 1.1 §6.3.5 or none.
-    Execute(Path, String),
-    /// List what is below a path, with its attributes.
-    Discover(Path),
-    /// Begin to observe.
-    Observe(Path),
+    /// Write resources and resource instances anywhere: all of them, or none (Write-Composite).
+    /// Since LwM2M 1.2 it deletes resource instances too.
+    WriteComposite(Vec<Change>),
+    /// Attach notification attributes, and take them away.
+    WriteAttributes(Path, AttributeChange),
+    /// Execute a resource.
+    Execute(Path, Arguments),
+    /// List what is below a path, with its attributes; so many levels deep, since LwM2M 1.2. Of an
+    /// older device, what lies deeper than wanted is left out of the answer.
+    Discover(Path, Option<u8>),
+    /// Begin to observe; with attributes of its own, since LwM2M 1.2.
+    Observe(Target, NotificationAttributes),
     /// End an observation.
-    CancelObserve(Path),
+    CancelObserve(Target),
+    /// Create an instance of an object.
+    Create {
+        /// The object.
+        object: Id,
+        /// The instance. Without one the device chooses; or we, of those that are free, where the
+        /// format has no way to leave it open.
+        instance: Option<Id>,
+        /// Its resources, at `/object/instance/…`; without an instance, at `/object/0/…`.
+        records: Vec<Record>,
+    },
+    /// Delete an instance; or a resource instance, since LwM2M 1.1.
+    Delete(Path),
 }
 
 impl Operation {
     /// What the operation is about.
-    pub const fn path(&self) -> &Path {
+    pub fn target(&self) -> Target {
         match self {
-            Self::Read(path)
-            | Self::Write { path, .. }
+            Self::Read(target) | Self::Observe(target, _) | Self::CancelObserve(target) => {
+                target.clone()
+            }
+            Self::Write { path, .. }
             | Self::WriteAttributes(path, _)
             | Self::Execute(path, _)
-            | Self::Discover(path)
-            | Self::Observe(path)
-            | Self::CancelObserve(path) => path,
+            | Self::Discover(path, _)
+            | Self::Delete(path) => Target::Node(*path),
+            Self::WriteComposite(changes) => {
+                Target::composite(changes.iter().map(|change| change.path))
+            }
+            Self::Create {
+                object, instance, ..
+            } => {
+                let object = Path::object(*object);
+                Target::Node(instance.and_then(|id| object.child(id)).unwrap_or(object))
+            }
         }
     }
 
     /// The operation's name on MQTT.
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Read(_) => "read",
+            Self::Read(Target::Node(_)) => "read",
+            Self::Read(Target::Composite(_)) => "read-composite",
             Self::Write { .. } => "write",
+            Self::WriteComposite(_) => "write-composite",
             Self::WriteAttributes(..) => "write-attributes",
             Self::Execute(..) => "execute",
-            Self::Discover(_) => "discover",
-            Self::Observe(_) => "observe",
-            Self::CancelObserve(_) => "cancel-observe",
+            Self::Discover(..) => "discover",
+            Self::Observe(Target::Node(_), _) => "observe",
+            Self::Observe(Target::Composite(_), _) => "observe-composite",
+            Self::CancelObserve(Target::Node(_)) => "cancel-observe",
+            Self::CancelObserve(Target::Composite(_)) => "cancel-observe-composite",
+            Self::Create { .. } => "create",
+            Self::Delete(_) => "delete",
         }
     }
 
-    /// Whether the outcome depends on a Content-Format, so that another is worth a try.
-    pub const fn has_format(&self) -> bool {
-        matches!(self, Self::Read(_) | Self::Write { .. } | Self::Observe(_))
-    }
-
-    /// Whether it is about one value, as formats without structure carry it: that of a resource
-    /// instance, or of a resource that is not known to have several.
-    pub fn is_single(&self, types: &dyn ResourceTypes) -> bool {
-        let path = self.path();
-        let is_one = match *path.ids() {
-            [object, _, resource] => types
-                .resource_type(object, resource)
-                .is_none_or(|resource| !resource.multiple),
-            _ => path.level() == Level::ResourceInstance,
-        };
-        is_one
-            && match self {
-                Self::Write { records, .. } => {
-                    matches!(&records[..], [record] if record.path == *path)
+    /// The method of its request.
+    pub const fn method(&self) -> Code {
+        match self {
+            Self::Read(target) | Self::Observe(target, _) | Self::CancelObserve(target) => {
+                if target.is_composite() {
+                    Code::FETCH
+                } else {
+                    Code::GET
                 }
-                _ => true,
             }
+            Self::WriteComposite(_) => Code::IPATCH,
+            Self::Discover(..) => Code::GET,
+            Self::WriteAttributes(..) | Self::Write { replace: true, .. } => Code::PUT,
+            Self::Write { .. } | Self::Execute(..) | Self::Create { .. } => Code::POST,
+            Self::Delete(_) => Code::DELETE,
+        }
     }
 
-    /// The request for this operation, in `format` where it needs one.
-    pub fn to_request(
+    /// What its payload has to carry; `None` where no Content-Format is chosen.
+    pub(super) fn shape(&self, types: &dyn ResourceTypes) -> Option<Shape> {
+        // That of a resource instance, or of a resource that is not known to have several.
+        let of = |path: &Path| match *path.ids() {
+            [object, _, resource] => match types.resource_type(object, resource) {
+                Some(resource) if resource.multiple => Shape::Values,
+                _ => Shape::Value,
+            },
+            [_, _, _, _] => Shape::Value,
+            _ => Shape::Values,
+        };
+        Some(match self {
+            Self::Read(Target::Node(path)) | Self::Observe(Target::Node(path), _) => of(path),
+            Self::Read(_) | Self::Observe(..) => Shape::Anywhere,
+            Self::WriteComposite(changes) => {
+                match changes.iter().any(|change| change.value.is_none()) {
+                    true => Shape::Deletions,
+                    false => Shape::Anywhere,
+                }
+            }
+            Self::Write {
+                path,
+                replace: true,
+                records,
+            } if matches!(&records[..], [record] if record.path == *path) => of(path),
+            // The update of a resource would be an Execute as text.
+            Self::Write { .. } | Self::Create { .. } => Shape::Values,
+            Self::WriteAttributes(..)
+            | Self::Execute(..)
+            | Self::Discover(..)
+            | Self::CancelObserve(_)
+            | Self::Delete(_) => return None,
+        })
+    }
+
+    /// Whether a device of this version can be asked.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::NotOffered`], for what a later version brought and no other operation
+    /// stands in for.
+    pub(super) fn offered(&self, version: Version) -> Result<(), OperationError> {
+        let since = match self {
+            Self::Observe(_, attributes) if !attributes.is_empty() => Version::V1_2,
+            Self::Delete(path) if path.level() == Level::ResourceInstance => Version::V1_1,
+            _ => return Ok(()),
+        };
+        let what = match self {
+            Self::Delete(_) => "to delete a resource instance",
+            _ => "an observation with attributes of its own",
+        };
+        match version >= since {
+            true => Ok(()),
+            false => Err(OperationError::NotOffered(format!(
+                "{what} needs LwM2M {since}, and the device speaks {version}"
+            ))),
+        }
+    }
+
+    /// The same with an instance, if it is a Create without one.
+    pub(super) fn with_instance(&self, chosen: Option<Id>) -> Cow<'_, Self> {
+        match (self, chosen) {
+            (
+                Self::Create {
+                    object,
+                    instance: None,
+                    records,
+                },
+                Some(chosen),
+            ) => Cow::Owned(Self::Create {
+                object: *object,
+                instance: Some(chosen),
+                records: records
+                    .iter()
+                    .filter_map(|record| {
+                        let mut ids = record.path.ids().to_vec();
+                        *ids.get_mut(1)? = chosen;
+                        let path = Path::from_ids(&ids)?;
+                        Some(Record {
+                            path,
+                            ..record.clone()
+                        })
+                    })
+                    .collect(),
+            }),
+            _ => Cow::Borrowed(self),
+        }
+    }
+
+    /// Where the names in its payload, and in the payload of its answer, have to lie.
+    pub(super) fn base(&self) -> Path {
+        match self {
+            Self::Create {
+                object, instance, ..
+            } => match instance {
+                Some(_) => Path::object(*object),
+                None => Path::instance(*object, 0),
+            },
+            _ => self.target().base(),
+        }
+    }
+
+    /// The request for this operation, in `formats` where it needs some, to a device of `version`.
+    pub(super) fn to_request(
         &self,
-        format: Option<ContentFormat>,
+        formats: Option<Composite>,
+        version: Version,
         context: &Context<'_>,
     ) -> Result<Request, EncodeError> {
-        let segments = segments(context.alternate, self.path());
-        let number = format.map(|format| format.0);
-        let request = |method| Request::new(method, segments);
-        Ok(match self {
-            Self::Read(_) => Request {
-                accept: number,
-                ..request(Code::GET)
-            },
-            Self::Observe(_) => Request {
-                accept: number,
-                observe: Some(Observe::Register),
-                ..request(Code::GET)
-            },
-            Self::CancelObserve(_) => Request {
-                observe: Some(Observe::Deregister),
-                ..request(Code::GET)
-            },
-            Self::Discover(_) => Request {
-                accept: Some(ContentFormat::LINK_FORMAT.0),
-                ..request(Code::GET)
-            },
-            Self::Write {
-                records, replace, ..
-            } => Request {
-                content_format: number,
-                payload: codec::encode(format.unwrap_or(ContentFormat::TEXT), records, context)?,
-                ..request(if *replace { Code::PUT } else { Code::POST })
-            },
-            Self::WriteAttributes(_, attributes) => Request {
-                query: attributes.to_queries(),
-                ..request(Code::PUT)
-            },
-            Self::Execute(_, arguments) => Request {
-                content_format: (!arguments.is_empty()).then_some(ContentFormat::TEXT.0),
-                payload: arguments.clone().into_bytes(),
-                ..request(Code::POST)
-            },
-        })
+        let addressed = match self {
+            Self::Create { object, .. } => Path::object(*object),
+            _ => self.target().base(),
+        };
+        let format = formats.map_or(ContentFormat::TEXT, |formats| formats.body);
+        let number = formats.map(|formats| formats.body.0);
+        let mut request = Request::new(self.method(), segments(context.alternate, &addressed));
+        match self {
+            Self::Read(target) | Self::Observe(target, _) | Self::CancelObserve(target) => {
+                request.accept = formats.map(|formats| formats.accept.0);
+                if let Target::Composite(paths) = target {
+                    request.content_format = number;
+                    request.payload = codec::encode_paths(format, paths, context)?;
+                }
+                match self {
+                    Self::Observe(_, attributes) => {
+                        request.observe = Some(Observe::Register);
+                        request.query = attributes.to_queries();
+                    }
+                    Self::CancelObserve(_) => request.observe = Some(Observe::Deregister),
+                    _ => {}
+                }
+            }
+            Self::Write { records, .. }
+            | Self::Create {
+                records,
+                instance: Some(_),
+                ..
+            } => {
+                request.content_format = number;
+                request.payload = codec::encode(format, records, context)?;
+            }
+            Self::Create { records, .. } => {
+                request.content_format = number;
+                request.payload = codec::encode_new(format, records, context)?;
+            }
+            Self::WriteComposite(changes) => {
+                request.content_format = number;
+                request.payload = codec::encode_changes(format, changes, context)?;
+            }
+            Self::WriteAttributes(_, change) => request.query = change.to_queries(),
+            Self::Execute(_, arguments) => {
+                request.content_format = (!arguments.is_empty()).then_some(ContentFormat::TEXT.0);
+                request.payload = arguments.to_string().into_bytes();
+            }
+            Self::Discover(_, depth) => {
+                request.accept = Some(ContentFormat::LINK_FORMAT.0);
+                let depth = depth.filter(|_| version >= Version::V1_2);
+                request.query = depth.iter().map(|depth| format!("depth={depth}")).collect();
+            }
+            Self::Delete(_) => {}
+        }
+        Ok(request)
     }
 }
 
-/// Uri-Path of a node, below the alternate path if the device has one.
+/// What a payload has to carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One value, or several of one resource.
+    Value,
+    /// Values beneath one node.
+    Values,
+    /// Values or paths anywhere, of a composite operation.
+    Anywhere,
+    /// Values anywhere, and deletions.
+    Deletions,
+}
+
+/// Uri-Path of a node, below the alternate path if the device has one. A composite operation goes
+/// to the bare root: some clients refuse any other path, and a query (Anjay).
 pub(super) fn segments(alternate: Option<&str>, path: &Path) -> Vec<String> {
     let root = alternate
         .unwrap_or_default()
@@ -141,144 +305,4 @@ pub(super) fn segments(alternate: Option<&str>, path: &Path) -> Vec<String> {
     root.map(str::to_owned)
         .chain(path.ids().iter().map(ToString::to_string))
         .collect()
-}
-
-/// What a successful operation brought.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
-    /// The response code, 2.xx; [`Code::EMPTY`] before there is one.
-    pub code: Option<Code>,
-    /// Values, of a Read or Observe.
-    pub records: Vec<Record>,
-    /// What of the payload could not be taken, each with its place.
-    pub problems: Vec<codec::Problem>,
-    /// Links, of a Discover.
-    pub links: Vec<Link>,
-    /// Whether an observation stands now.
-    pub observing: bool,
-}
-
-/// Why an operation failed.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum OperationError {
-    /// The device answered with an error.
-    #[error("{code:?}{}{diagnostic}", if diagnostic.is_empty() { "" } else { ": " })]
-    Response {
-        /// 4.xx or 5.xx.
-        code: Code,
-        /// The diagnostic payload, if there was one.
-        diagnostic: String,
-    },
-    /// The device did not answer.
-    #[error("the device does not answer")]
-    Timeout,
-    /// The device acknowledged the request, and then did not answer it.
-    #[error("the device acknowledged the request, but does not answer it")]
-    NoResponse,
-    /// The device reset the request.
-    #[error("the device refused the message (Reset)")]
-    Reset,
-    /// The answer could not be understood.
-    #[error("{0}")]
-    Undecodable(String),
-    /// The value cannot be written in any format the device takes.
-    #[error("{0}")]
-    Unencodable(String),
-    /// The device went away, or registered anew, before it was asked.
-    #[error("the device is not registered")]
-    Unregistered,
-    /// Too many operations wait for this device.
-    #[error("too many operations wait for this device")]
-    QueueFull,
-    /// There is no such observation.
-    #[error("{0} is not observed")]
-    NotObserved(Path),
-    /// The device cannot do this, by what it registered.
-    #[error("{0}")]
-    NotOffered(String),
-    /// The operation was given up before it was answered.
-    #[error("given up")]
-    Abandoned,
-}
-
-impl From<Failure> for OperationError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Timeout => Self::Timeout,
-            Failure::NoResponse => Self::NoResponse,
-            Failure::Reset => Self::Reset,
-            Failure::Blockwise => {
-                Self::Undecodable("the block-wise transfer of the answer failed".to_owned())
-            }
-            Failure::Abandoned => Self::Abandoned,
-        }
-    }
-}
-
-/// The longest diagnostic payload that is kept, in bytes.
-const DIAGNOSTIC_MAX: usize = 256;
-
-impl OperationError {
-    /// The error that a response of class 4 or 5 means.
-    pub fn from_response(response: &Response) -> Self {
-        let bytes = response
-            .payload
-            .get(..DIAGNOSTIC_MAX)
-            .unwrap_or(&response.payload);
-        let diagnostic = String::from_utf8_lossy(bytes)
-            .chars()
-            .filter(|character| !character.is_control())
-            .collect();
-        Self::Response {
-            code: response.code,
-            diagnostic,
-        }
-    }
-}
-
-/// Reads the response to an operation. The payload is decoded by the Content-Format that it says
-/// it has, whatever was asked for (pitfall: every client has a default of its own).
-pub fn read_response(
-    operation: &Operation,
-    response: &Response,
-    context: &Context<'_>,
-) -> Result<Answer, OperationError> {
-    if !response.code.is_success() {
-        return Err(OperationError::from_response(response));
-    }
-    let mut answer = Answer {
-        code: Some(response.code),
-        ..Answer::default()
-    };
-    match operation {
-        Operation::Read(_) | Operation::Observe(_) | Operation::CancelObserve(_) => {
-            answer.observing =
-                matches!(operation, Operation::Observe(_)) && response.observe.is_some();
-            answer.problems = decode_values(response, context, &mut answer.records)?;
-        }
-        Operation::Discover(_) => {
-            answer.links = link::parse(&response.payload)
-                .map_err(|error| OperationError::Undecodable(format!("the links: {error}")))?;
-        }
-        Operation::Write { .. } | Operation::WriteAttributes(..) | Operation::Execute(..) => {}
-    }
-    Ok(answer)
-}
-
-/// Decodes the values of a response or notification. A payload without Content-Format is text, as
-/// LwM2M 1.0 clients send a single resource.
-pub fn decode_values(
-    response: &Response,
-    context: &Context<'_>,
-    records: &mut Vec<Record>,
-) -> Result<Vec<codec::Problem>, OperationError> {
-    if response.content_format.is_none() && response.payload.is_empty() {
-        return Ok(Vec::new());
-    }
-    let format = response
-        .content_format
-        .map_or(ContentFormat::TEXT, ContentFormat);
-    codec::decode(format, &response.payload, context, records)
-        .map(|decoded| decoded.problems)
-        .map_err(|error| OperationError::Undecodable(format!("{format}: {error}")))
 }

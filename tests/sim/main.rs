@@ -9,6 +9,7 @@ mod devices;
 mod formats;
 mod history;
 mod joining;
+mod operations;
 mod rig;
 mod road;
 mod safety;

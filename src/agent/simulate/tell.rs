@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Args;
 use super::fleet::{Fleet, Report, Seen, Totals};
-use crate::client::{Arguments, Event};
+use crate::client::Event;
 use crate::lwm2m::Value;
 
 /// With more devices than this, what each of them goes through is counted instead of told.
@@ -240,7 +240,7 @@ fn sentence(seen: &Seen) -> String {
             path, arguments, ..
         } => match arguments.0.is_empty() {
             true => format!("executed {path}"),
-            false => format!("executed {path} with {}", argument_text(arguments)),
+            false => format!("executed {path} with {}", arguments),
         },
         Event::Restarting { back_in } => {
             format!("restarting, back in {:.1} s", back_in.as_secs_f64())
@@ -275,14 +275,6 @@ fn json_value(value: &Value) -> serde_json::Value {
             json!(hex)
         }
     }
-}
-
-fn argument_text(arguments: &Arguments) -> String {
-    let arguments = arguments.0.iter().map(|(digit, value)| match value {
-        Some(value) => format!("{digit}='{value}'"),
-        None => digit.to_string(),
-    });
-    arguments.collect::<Vec<_>>().join(",")
 }
 
 fn json_line(endpoint: &str, report: &Report) -> serde_json::Value {
@@ -329,7 +321,7 @@ fn client_line(event: &Event) -> (&'static str, serde_json::Value) {
             path, arguments, ..
         } => (
             "executed",
-            json!({ "path": path.to_string(), "arguments": argument_text(arguments) }),
+            json!({ "path": path.to_string(), "arguments": arguments.to_string() }),
         ),
         Event::Restarting { back_in } => {
             ("restarting", json!({ "back_in": back_in.as_secs_f64() }))

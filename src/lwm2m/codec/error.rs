@@ -214,7 +214,7 @@ impl Problem {
         Self { path, detail }
     }
 
-    pub(super) const fn outside(path: Path, base: Path) -> Self {
+    pub(crate) const fn outside(path: Path, base: Path) -> Self {
         let detail = Detail::Outside { base };
         Self { path, detail }
     }

@@ -14,9 +14,10 @@ use crate::lwm2m::link;
 use crate::lwm2m::model::{Models, Version};
 use crate::lwm2m::{ContentFormat, Path};
 use crate::secret::Secret;
+use crate::server::answer::{OperationError, decode_values};
 use crate::server::credentials::IDENTITY_MAX;
 use crate::server::formats::Formats;
-use crate::server::operation::{OperationError, decode_values, segments};
+use crate::server::operation::segments;
 use crate::time::Now;
 
 /// A bootstrap under way.
@@ -225,7 +226,7 @@ impl Run {
                     types: models,
                 };
                 let mut records = Vec::new();
-                match decode_values(response, &context, &mut records) {
+                match decode_values(response, &base.into(), &context, &mut records) {
                     Ok(_) => self.found.add_records(&records),
                     Err(error) => self.notes.push(format!("read {base}: {error}")),
                 }

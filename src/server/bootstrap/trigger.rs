@@ -7,7 +7,7 @@ use super::super::device::Queued;
 use super::profile::SERVER;
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::{Id, Path};
-use crate::lwm2m::{Record, Value};
+use crate::lwm2m::{Arguments, Record, Value};
 use crate::server::{
     Answer, DeviceId, Operation, OperationError, OperationId, Registration, Server,
 };
@@ -68,7 +68,7 @@ impl Server {
         // The Read goes first, so that what became of it finds its purpose in the books.
         let read = OperationId(self.operations + 1);
         self.bootstrap.triggers.insert(read, trigger);
-        self.operate(now, device, Operation::Read(Path::object(SERVER)));
+        self.operate(now, device, Operation::Read(Path::object(SERVER).into()));
         trigger.asked
     }
 
@@ -114,7 +114,7 @@ pub fn no_trigger(registration: &Registration) -> Option<&'static str> {
 
 fn execute(instance: Id) -> Operation {
     let path = Path::resource(SERVER, instance, BOOTSTRAP_TRIGGER);
-    Operation::Execute(path, String::new())
+    Operation::Execute(path, Arguments::default())
 }
 
 /// The instance of object 1 with this Short Server ID.
