@@ -24,7 +24,7 @@ fn a_device_that_shakes_hands_a_thousand_times_leaves_one_session_and_one_link()
     for round in 0..1000 {
         rig.devices[device].address.set_port(1000 + round);
         rig.shake_hands(device, "id1");
-        let read = crate::server::Operation::Read("/3/0".parse::<Path>().unwrap().into());
+        let read = crate::server::Operation::Read(crate::lwm2m::Path::instance(3, 0).into());
         rig.server.operate(rig.now, number, read);
         rig.pass(Duration::from_millis(10));
     }

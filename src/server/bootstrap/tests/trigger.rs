@@ -39,7 +39,7 @@ fn completed(rig: &Rig) -> Vec<(OperationId, String, Result<(), OperationError>)
                 ..
             } => Some((
                 *operation,
-                format!("{} {}", asked.name(), asked.path()),
+                format!("{} {}", asked.name(), asked.target()),
                 result.clone().map(|_| ()),
             )),
             _ => None,
