@@ -94,7 +94,7 @@ impl Server {
             Some(shape) => Some(
                 registration
                     .formats
-                    .choose(running.attempt, shape)
+                    .choose(running.attempt, shape, step.is_timed())
                     .ok_or_else(|| {
                         OperationError::NotOffered(
                             "no content format of the device carries this".to_owned(),
@@ -174,34 +174,39 @@ impl Server {
             registration.running = None;
         }
         if let Ok(response) = &result
-            && self.next_format(&mut running, response)
+            && is_declined(response)
+            && self.next_format(&mut running)
         {
             self.send(now, running);
         } else if self.lacks(&running, &result) {
             running.attempt = 0;
             self.send(now, running);
         } else {
+            let answered = result.is_ok();
             let result = result
                 .map_err(OperationError::from)
                 .and_then(|response| self.read(now, exchange, &running, &response));
-            self.proceed(now, running, result);
+            // Some devices have a format that they write wrongly, and another one that they do not.
+            let is_unreadable = matches!(result, Err(OperationError::Undecodable(_)));
+            if answered && is_unreadable && self.next_format(&mut running) {
+                self.send(now, running);
+            } else {
+                self.proceed(now, running, result);
+            }
         }
         self.start_next(now, device);
     }
 
-    /// Whether the device declined the format and another one is left to try.
-    fn next_format(&self, running: &mut Running, response: &Response) -> bool {
-        let declined = matches!(
-            response.code,
-            Code::NOT_ACCEPTABLE | Code::UNSUPPORTED_CONTENT_FORMAT
-        );
+    /// Goes on to the next format, if one is left to try.
+    fn next_format(&self, running: &mut Running) -> bool {
         let next = running.attempt + 1;
         let left = self.registration(running.device).and_then(|registration| {
             let shape = running.step().shape(&registration.types(&self.models))?;
-            registration.formats.choose(next, shape)
+            let timed = running.step().is_timed();
+            registration.formats.choose(next, shape, timed)
         });
         running.attempt = next;
-        declined && left.is_some()
+        left.is_some()
     }
 
     /// Whether this tells that the device has no composite operations, so that another way is
@@ -250,11 +255,11 @@ impl Server {
         };
         let answer = read_response(&operation, response, &context);
         let shape = running.step().shape(&types);
-        if let (true, Some(formats), Some(shape)) =
-            (response.code.is_success(), running.formats, shape)
+        if let (true, Some(formats), Some(shape)) = (answer.is_ok(), running.formats, shape)
             && let Some(registration) = self.registration_mut(running.device)
         {
-            registration.formats.taken(formats, shape);
+            let timed = operation.is_timed();
+            registration.formats.taken(formats, shape, timed);
         }
         if let Operation::Observe(target, _) = &*operation
             && response.code.is_success()
@@ -400,5 +405,13 @@ fn names_instances(format: ContentFormat) -> bool {
     matches!(
         format,
         ContentFormat::SENML_CBOR | ContentFormat::SENML_JSON
+    )
+}
+
+/// Whether the device declined a format.
+fn is_declined(response: &Response) -> bool {
+    matches!(
+        response.code,
+        Code::NOT_ACCEPTABLE | Code::UNSUPPORTED_CONTENT_FORMAT
     )
 }

@@ -68,6 +68,8 @@ pub struct Device {
     pub endpoint: Endpoint,
     /// What it answers to a request for `/o/i/r`, by method and path.
     pub answers: BTreeMap<(Code, String), Response>,
+    /// What it answers where this format is asked for.
+    pub answer_in: Option<(u16, Response)>,
     /// Every request that it got.
     pub requests: Vec<Request>,
     /// Who observes what.
@@ -244,6 +246,7 @@ impl Rig {
                 [index as u8; 32],
             ),
             answers: BTreeMap::new(),
+            answer_in: None,
             requests: Vec::new(),
             observers: Vec::new(),
             dead: false,
@@ -546,6 +549,11 @@ impl Device {
             .get(&(request.method, path.clone()))
             .cloned()
             .unwrap_or(Response::new(Code::NOT_FOUND));
+        if let Some((format, other)) = &self.answer_in
+            && request.accept == Some(*format)
+        {
+            response = other.clone();
+        }
         if request.observe == Some(Observe::Register) && response.code.is_success() {
             response.observe = Some(0);
             self.observers.push((path, token));
