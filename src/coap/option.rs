@@ -325,6 +325,7 @@ fn text(option: u16, value: &[u8], list: &mut Vec<String>) -> Result<(), OptionF
 mod tests {
     use super::*;
 
+    // conformance: P10
     #[test]
     fn content_format_0_is_an_option_of_no_length_and_not_no_option() {
         let options = Options {

@@ -175,7 +175,7 @@ impl Pack {
             Err(_) if is_base => {}
             Err((name, reason)) => return Err(DecodeError::name(&name, reason)),
         }
-        if paths.len() >= MAX_RECORDS {
+        if paths.len() + usize::from(self.lone.is_some()) > MAX_RECORDS {
             return Err(DecodeError::TooMany);
         }
         Ok(())

@@ -349,6 +349,36 @@ fn a_payload_with_too_many_records_is_refused() {
 }
 
 #[test]
+fn formats_that_are_read_as_a_whole_have_the_same_bound() {
+    for (count, refused) in [(MAX_RECORDS, false), (MAX_RECORDS + 1, true)] {
+        let entries = vec![r#"{"n":"9","v":1}"#; count].join(",");
+        let json = format!(r#"{{"bn":"/3/0/","e":[{entries}]}}"#);
+        let found = decoded(ContentFormat::OMA_JSON, json.as_bytes(), &context("/"));
+        assert_eq!(found.len() == 1, refused);
+
+        let rows = vec![r#"{"n":"/3/0/9"}"#; count].join(",");
+        let json = format!("[{rows}]");
+        let paths = decode_paths(
+            ContentFormat::SENML_ETCH_JSON,
+            json.as_bytes(),
+            &context("/"),
+        );
+        assert_eq!(paths == Err(DecodeError::TooMany), refused);
+
+        // A map of one resource with so many instances, and broken keys count as well.
+        let mut cbor = bytes("a1830300 06 bf".replace(' ', "").as_str());
+        for index in 0..count {
+            cbor.push(0x19);
+            cbor.extend((index as u16).to_be_bytes());
+            cbor.push(1);
+        }
+        cbor.push(0xFF);
+        let found = decoded(ContentFormat::LWM2M_CBOR, &cbor, &context("/"));
+        assert_eq!(found.len() == 1, refused);
+    }
+}
+
+#[test]
 fn what_a_format_cannot_carry_is_refused() {
     use ContentFormat as F;
     let one = || record("/3/0/9", Value::Integer(1));
