@@ -100,6 +100,18 @@ pub struct Now {
     pub unix: UnixTime,
 }
 
+impl Now {
+    /// The moment that had this stamp, if it was not later than this one: a clock may have been set
+    /// back since. What is older than the origin of instants counts as the origin.
+    pub fn back_to(self, unix: UnixTime) -> Self {
+        let Ok(millis) = u64::try_from(self.unix.0.saturating_sub(unix.0)) else {
+            return self;
+        };
+        let instant = Instant(self.instant.0.saturating_sub(millis.saturating_mul(1_000)));
+        Self { instant, unix }
+    }
+}
+
 impl Add<Duration> for Now {
     type Output = Self;
 
@@ -125,6 +137,19 @@ mod tests {
             UnixTime::from_millis(0).to_string(),
             "1970-01-01T00:00:00.000Z"
         );
+    }
+
+    #[test]
+    fn a_stamp_leads_back_to_its_moment() {
+        let at = |seconds: i64| Now {
+            instant: Instant::from_micros(seconds.unsigned_abs() * 1_000_000),
+            unix: UnixTime::from_millis(seconds * 1_000),
+        };
+        assert_eq!(at(100).back_to(UnixTime::from_millis(40_000)), at(40));
+        // The clock was set back.
+        assert_eq!(at(100).back_to(UnixTime::from_millis(200_000)), at(100));
+        let before = at(100).back_to(UnixTime::from_millis(-5));
+        assert_eq!(before.instant, Instant::ZERO);
     }
 
     #[test]

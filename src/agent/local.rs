@@ -44,7 +44,7 @@ impl Settings {
 }
 
 /// How long a change that is not urgent waits for others.
-const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many changes may wait.
 const PENDING_MOST: usize = 10_000;
@@ -122,20 +122,34 @@ impl Local {
         self.store.is_some()
     }
 
-    /// Gives the core what the store holds.
+    /// Gives the core who may come in, as the store has it.
     ///
     /// # Errors
     ///
     /// When it cannot be read or makes no sense.
-    pub fn restore(&self, clock: Clock, gateway: &mut Gateway) -> Result<(), StoreError> {
-        let Some(store) = &self.store else {
-            return Ok(());
-        };
-        store.load(&mut |part: Kept| {
-            for refused in gateway.restore(clock.now(), part) {
-                warn!("{refused}");
-            }
-        })
+    pub fn restore_credentials(&self, now: Now, gateway: &mut Gateway) -> Result<(), StoreError> {
+        if let Some(store) = &self.store {
+            let kept = Kept {
+                credentials: store.credentials()?,
+                ..Kept::default()
+            };
+            give_back(now, gateway, kept);
+        }
+        Ok(())
+    }
+
+    /// Gives the core what else the store holds. Who may come in, by the files as well, comes
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or makes no sense.
+    pub fn restore(&self, now: Now, gateway: &mut Gateway) -> Result<(), StoreError> {
+        if let Some(store) = &self.store {
+            store.load(&mut |part| give_back(now, gateway, part))?;
+            gateway.restored(now);
+        }
+        Ok(())
     }
 
     /// Gives the files of devices to the core for the first time.
@@ -221,7 +235,7 @@ impl Local {
         // One of the same key that waits is older, and must not be written over what is written now.
         urgent
             .iter()
-            .for_each(|change| self.pending.remove(&change.key()));
+            .for_each(|change| self.pending.supersede(change));
         let count = urgent.len();
         let goes_along = count > 0 && self.pending.len() + others.len() <= ALONG;
         if goes_along {
@@ -287,6 +301,12 @@ impl Local {
         };
         // Whoever asked may be gone.
         let _ = answer.send(reply);
+    }
+}
+
+fn give_back(now: Now, gateway: &mut Gateway, part: Kept) {
+    for refused in gateway.restore(now, part) {
+        warn!("{refused}");
     }
 }
 

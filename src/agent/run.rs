@@ -26,6 +26,10 @@ const BURST: usize = 64;
 /// How long a stopping agent waits for the broker to take the last messages.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
+/// When the process begins, as an instant of the core: ten years after its origin, so that what
+/// happened in an earlier process has an instant as well.
+const ORIGIN: Instant = Instant::from_micros(10 * 365 * 86_400 * 1_000_000);
+
 /// Reads the clocks for the core.
 #[derive(Clone, Copy)]
 pub struct Clock {
@@ -46,14 +50,14 @@ impl Clock {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         Now {
-            instant: Instant::from_micros(self.origin.elapsed().as_micros() as u64),
+            instant: ORIGIN + self.origin.elapsed(),
             unix: UnixTime::from_millis(since_epoch.as_millis() as i64),
         }
     }
 
     /// The runtime's name for an instant of the core.
     pub fn at(&self, instant: Instant) -> tokio::time::Instant {
-        self.origin + Duration::from_micros(instant.as_micros())
+        self.origin + instant.since(ORIGIN)
     }
 }
 
@@ -127,12 +131,13 @@ impl Agent {
             setup.engine = Some(engines.engine(&[])?);
         }
         let mut gateway = Gateway::new(clock.now(), setup);
-        local.restore(clock, &mut gateway)?;
+        local.restore_credentials(clock.now(), &mut gateway)?;
         local.take_files(clock.now(), &mut gateway);
         if let Some(engines) = &options.engines {
             gateway.trust(clock.now(), engines.authorities());
             gateway.set_engine(engines.engine(gateway.authorities())?);
         }
+        local.restore(clock.now(), &mut gateway)?;
         let trusted = gateway.trusted();
         if let Some(takeover) = &options.takeover {
             take_over(takeover, &mut gateway, clock.now());

@@ -26,7 +26,7 @@ struct Slot {
 /// One peer.
 pub(super) struct Link {
     pub(super) peer: Peer,
-    next_message_id: u16,
+    pub(super) next_message_id: u16,
     /// Until then the peer may remember Message IDs of ours, so the numbering may not begin anew.
     pub(super) remembered_until: Instant,
     /// In the order asked for: those under way, then those behind NSTART.

@@ -20,6 +20,7 @@ mod observing;
 mod option;
 #[cfg(test)]
 mod rig;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -29,4 +30,5 @@ pub use endpoint::{
     Cancel, Counters, Endpoint, Event, ExchangeId, Failure, IncomingId, Limits, ObservationId,
     Output, Overload, Parameters, Receipt,
 };
+pub use standing::Standing;
 pub use types::{Code, Observe, Peer, Request, Response, Token};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::coap::block::BlockSize;
 use crate::coap::endpoint::ObservationId;
 use crate::coap::message::Message;
+use crate::coap::standing::Standing;
 use crate::coap::transfer::Subject;
 use crate::coap::types::Token;
 use crate::time::Instant;
@@ -70,6 +71,22 @@ impl Observation {
         } else {
             Order::Overtaken
         }
+    }
+
+    /// An observation of an earlier process.
+    pub(super) fn standing(id: ObservationId, standing: Standing) -> Self {
+        Self {
+            id,
+            token: standing.token,
+            newest: standing.newest.map_or(0, |(number, _)| number),
+            arrival: standing.newest.map(|(_, arrival)| arrival),
+            request: standing.request,
+        }
+    }
+
+    /// The number of the newest notification, and when it came.
+    pub(super) fn newest(&self) -> Option<(u32, Instant)> {
+        Some((self.newest, self.arrival?))
     }
 
     /// Lets the next notification count as newer, whatever its number: the newest was lost.

@@ -14,7 +14,6 @@ use crate::gateway::command::Asker;
 use crate::gateway::device::State;
 use crate::gateway::publish::{Message, Properties, Publish};
 use crate::gateway::{Event, Gateway, Purpose};
-use crate::kept::Kept;
 use crate::server::bootstrap::no_trigger;
 use crate::server::credentials::{Authority, Files, Join};
 use crate::time::Now;
@@ -73,24 +72,6 @@ fn is_reading(verb: &str) -> Option<bool> {
 }
 
 impl Gateway {
-    /// Takes what the store held at start, in one or in several parts, before any input. What of
-    /// it cannot stand is given back with the reason, for a person.
-    pub fn restore(&mut self, now: Now, kept: Kept) -> Vec<String> {
-        let refused = self
-            .server
-            .with_book(now, |book| book.restore(now, kept.credentials));
-        self.pump(now);
-        refused
-            .into_iter()
-            .map(|(name, why)| {
-                format!(
-                    "device \"{}\" of the store is left out: {why}",
-                    name.escape_debug()
-                )
-            })
-            .collect()
-    }
-
     /// Takes the files of devices as they are now. The mistakes that only show between them are
     /// given back.
     pub fn replace_files(&mut self, now: Now, files: Files) -> Vec<crate::diagnostic::Diagnostic> {
@@ -210,6 +191,7 @@ impl Gateway {
         entry.state = Some(match device.map(|device| device.availability.state) {
             None => "never_seen",
             Some(State::Online) => "online",
+            Some(State::Late) => "late",
             Some(State::Offline) => "offline",
         });
         if let Some(device) = device {

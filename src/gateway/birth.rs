@@ -1,14 +1,15 @@
 //! The birth message of a device (MQTT contract §4): enough to build a user interface from.
 
 use std::collections::BTreeMap;
-use std::hash::BuildHasher;
 use std::time::Duration;
 
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::gateway::Gateway;
 use crate::gateway::device::{About, Problem};
 use crate::gateway::publish::Publish;
+use crate::kept::Urgency;
 use crate::lwm2m::{DataType, RegisteredObject, Version};
 use crate::mapping::Destination;
 use crate::server::DeviceId;
@@ -126,20 +127,31 @@ impl Gateway {
         }
     }
 
-    /// Publishes a birth message, unless the one that stands says the same. Of that one a keyed
-    /// hash is kept: births are the largest messages there are.
+    /// Publishes a birth message, unless the one that stands says the same. Of that one a hash is
+    /// kept: births are the largest messages there are. A device could not make two that have the
+    /// same one.
     pub(super) fn publish_birth(&mut self, id: DeviceId) {
         let Some(publish) = self.birth_of(id) else {
             return;
         };
-        let hash = self.birth_hash.hash_one(&publish.payload);
+        let hash = hash(&publish.payload);
         let Some(device) = self.device_mut(id) else {
             return;
         };
         if device.birth.replace(hash) != Some(hash) {
             self.publish(publish);
+            self.keep_descriptor(id, Urgency::Soon);
         }
     }
+}
+
+/// The first bytes of a SHA-256: the same in each process.
+fn hash(payload: &[u8]) -> u64 {
+    let digest: [u8; 32] = Sha256::digest(payload).into();
+    digest
+        .iter()
+        .take(8)
+        .fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
 
 const fn type_name(data_type: DataType) -> &'static str {

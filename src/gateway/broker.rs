@@ -12,6 +12,7 @@ use crate::gateway::json::Quality;
 use crate::gateway::outbox::{Session, Ticket};
 use crate::gateway::publish::{Class, Publish, Qos};
 use crate::gateway::{AdminAccess, Event, Gateway};
+use crate::kept::{self, Urgency};
 use crate::mapping::Destination;
 use crate::server::DeviceId;
 use crate::time::{Instant, Now};
@@ -31,6 +32,8 @@ const REFILL_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Broker {
     boot: String,
+    /// Whose retained messages stand at the broker: the boot of the first process with this store.
+    ledger: String,
     link: Link,
     /// Why the last connection or attempt ended, as it was said last.
     away_because: String,
@@ -83,8 +86,9 @@ struct Sentinel {
 
 impl Broker {
     /// No connection yet. `boot` tells this run of the gateway from others.
-    pub(super) const fn new(boot: String) -> Self {
+    pub(super) fn new(boot: String) -> Self {
         Self {
+            ledger: boot.clone(),
             boot,
             link: Link::Away,
             away_because: String::new(),
@@ -94,6 +98,23 @@ impl Broker {
             sentinel_kept: 0,
             values_at_sentinel: 0,
             refill: None,
+        }
+    }
+
+    /// Goes on where an earlier process ended: it has met the broker, whose retained messages are
+    /// ours.
+    pub(super) fn restore(&mut self, kept: kept::Gateway) {
+        self.ledger = kept.ledger;
+        self.sentinel = kept.sentinel;
+        self.sentinel_kept = kept.sentinel;
+        self.met = true;
+    }
+
+    /// What the next process has to know.
+    pub(super) fn kept(&self) -> kept::Gateway {
+        kept::Gateway {
+            ledger: self.ledger.clone(),
+            sentinel: self.sentinel_kept,
         }
     }
 
@@ -174,9 +195,15 @@ impl Gateway {
         if !matches!(self.broker.link, Link::Asking { .. }) {
             return;
         }
-        let kept = serde_json::from_slice::<Sentinel>(payload).is_ok_and(|sentinel| {
-            sentinel.boot == self.broker.boot && sentinel.n >= self.broker.sentinel_kept
-        });
+        let sentinel = serde_json::from_slice::<Sentinel>(payload).ok();
+        let ours = sentinel.filter(|sentinel| sentinel.boot == self.broker.ledger);
+        let kept = ours
+            .as_ref()
+            .is_some_and(|sentinel| sentinel.n >= self.broker.sentinel_kept);
+        if let Some(Sentinel { n, .. }) = ours {
+            // The process before us may have raised it after it was written down.
+            self.broker.sentinel = self.broker.sentinel.max(n);
+        }
         self.go_live(now, kept);
     }
 
@@ -214,6 +241,7 @@ impl Gateway {
         if self.broker.sentinel_ticket == Some(ticket) {
             self.broker.sentinel_ticket = None;
             self.broker.sentinel_kept = self.broker.sentinel;
+            self.keep_gateway(Urgency::Soon);
         }
     }
 
@@ -233,6 +261,7 @@ impl Gateway {
 
     pub(super) fn on_stop(&mut self) {
         self.stopping = true;
+        self.keep_all();
         self.publish(self.bridge_state("offline"));
     }
 
@@ -240,7 +269,7 @@ impl Gateway {
         self.broker.sentinel += 1;
         self.broker.values_at_sentinel = self.counters.values;
         let sentinel = Sentinel {
-            boot: self.broker.boot.clone(),
+            boot: self.broker.ledger.clone(),
             n: self.broker.sentinel,
         };
         let payload = serde_json::to_vec(&sentinel).unwrap_or_default();

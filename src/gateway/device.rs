@@ -37,6 +37,10 @@ pub struct Device {
     pub setup_running: Option<OperationId>,
     /// When the availability was last published because of a mere contact.
     pub seen_published: Instant,
+    /// Whether the store does not know when it was heard of last.
+    pub contact_unkept: bool,
+    /// Whether the store does not know all its values.
+    pub values_unkept: bool,
     /// Whether the operator removed it, so that nothing of it stands on MQTT.
     pub removed: bool,
     /// The hash of the last birth message.
@@ -65,6 +69,8 @@ impl Device {
             absent: Vec::new(),
             setup_running: None,
             seen_published: Instant::ZERO,
+            contact_unkept: false,
+            values_unkept: false,
             removed: false,
             birth: None,
             birth_due: None,
@@ -91,6 +97,10 @@ pub struct Tracked {
     pub stated_unit: bool,
     /// The newest value.
     pub last: Option<Sample>,
+    /// Whether the store knows it.
+    pub kept: bool,
+    /// Whether the store knows an older value.
+    pub unkept: bool,
 }
 
 impl Tracked {
@@ -122,6 +132,8 @@ impl Tracked {
             properties: Arc::new(properties),
             stated_unit: false,
             last: None,
+            kept: false,
+            unkept: false,
         }
     }
 
@@ -197,62 +209,87 @@ const fn qos_of(signal: &Signal) -> Qos {
 }
 
 /// The state of a device (MQTT contract §6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// It can be reached now.
+    #[n(0)]
     Online,
     /// It cannot.
+    #[n(1)]
     Offline,
+    /// It should have been heard of, and its registration still stands.
+    #[n(3)]
+    Late,
 }
 
 /// Why a device is in its state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// It registered.
+    #[n(0)]
     Registered,
     /// It updated its registration.
+    #[n(1)]
     Update,
     /// It sent a notification.
+    #[n(2)]
     Notify,
     /// It took its leave.
+    #[n(3)]
     Deregistered,
     /// Its lifetime passed.
+    #[n(4)]
     LifetimeExpired,
     /// It did not answer.
+    #[n(5)]
     Unreachable,
     /// What let it in is not valid any more.
+    #[n(6)]
     Blocked,
+    /// The gateway was not there when the device was to be heard of.
+    #[n(11)]
+    GatewayRestart,
 }
 
 /// Whether a device can be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct Availability {
     /// The state.
+    #[n(0)]
     pub state: State,
     /// Why.
+    #[n(1)]
     pub reason: Reason,
     /// Since when.
+    #[n(2)]
     pub since: UnixTime,
     /// The last packet from the device itself; no timer of ours moves it.
+    #[n(3)]
     pub last_seen: UnixTime,
 }
 
 /// What a device says of itself in object 3.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, minicbor::Encode, minicbor::Decode)]
 pub struct About {
     /// /3/0/0
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[n(0)]
     pub manufacturer: Option<String>,
     /// /3/0/1
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[n(1)]
     pub model: Option<String>,
     /// /3/0/2
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[n(2)]
     pub serial: Option<String>,
     /// /3/0/3
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[n(3)]
     pub firmware: Option<String>,
 }
 
@@ -269,6 +306,9 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Those that there are.
+    pub const KINDS: [&'static str; 3] = ["observe", "attribute_dropped", "topic"];
+
     /// How many of them a birth message has.
     const TOPICS_MAX: usize = 32;
 

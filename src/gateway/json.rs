@@ -11,11 +11,14 @@ use crate::mapping::Format;
 use crate::time::UnixTime;
 
 /// Where a value came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
 pub enum Source {
     /// An observation.
+    #[n(0)]
     Notify,
     /// A Read.
+    #[n(1)]
     Read,
 }
 
@@ -50,21 +53,28 @@ impl Quality {
 }
 
 /// A value with all that stands beside it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, minicbor::Encode, minicbor::Decode)]
 pub struct Sample {
     /// The value after the mapping's transform; `None` when it was of the wrong type.
+    #[n(0)]
     pub value: Option<Value>,
     /// Whether it was of the wrong type, or had to be clipped to the mapping's bounds.
+    #[n(1)]
     pub suspect: bool,
     /// When it was taken.
+    #[n(2)]
     pub time: UnixTime,
     /// Whether the device said when.
+    #[n(3)]
     pub device_time: bool,
     /// The time that the device said, if it cannot be right.
+    #[n(4)]
     pub raw_time: Option<UnixTime>,
     /// Where it came from.
+    #[n(5)]
     pub source: Source,
     /// The number of the sample among those of its device.
+    #[n(6)]
     pub sequence: u64,
 }
 

@@ -8,10 +8,11 @@ mod birth;
 mod bootstrap;
 mod broker;
 mod command;
-mod device;
+pub mod device;
 mod downlink;
 mod event;
-mod json;
+pub mod json;
+mod keeping;
 pub mod outbox;
 mod presence;
 pub mod publish;
@@ -34,11 +35,12 @@ use crate::gateway::broker::Broker;
 use crate::gateway::command::{Command, CommandId};
 use crate::gateway::device::Device;
 use crate::gateway::event::Complaints;
+use crate::gateway::keeping::Keeping;
 use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
 use crate::gateway::publish::Publish;
 use crate::gateway::topics::Topics;
 use crate::kept::Change;
-use crate::keyed::{self, HashKey, KeyedMap};
+use crate::keyed::{self, KeyedMap};
 use crate::lwm2m::Path;
 use crate::lwm2m::model::Models;
 use crate::mapping::Plan;
@@ -248,8 +250,8 @@ pub struct Gateway {
     purposes: KeyedMap<OperationId, Purpose>,
     /// Births that wait for more news of the same device.
     births: BTreeSet<(Instant, DeviceId)>,
-    birth_hash: HashKey,
     broker: Broker,
+    keeping: Keeping,
     outbox: Outbox,
     counters: Counters,
     complaints: Complaints,
@@ -266,6 +268,8 @@ enum Purpose {
     Setup,
     /// Somebody asked for it on MQTT.
     Command(CommandId),
+    /// To see whether a device of an earlier process is still there.
+    Confirm,
     /// To make the device bootstrap.
     Bootstrap,
 }
@@ -306,8 +310,8 @@ impl Gateway {
             command_deadlines: BTreeSet::new(),
             purposes: keyed::map(&mut rng),
             births: BTreeSet::new(),
-            birth_hash: HashKey::generate(&mut rng),
             broker,
+            keeping: Keeping::default(),
             outbox: Outbox::new(limits.outbox, &mut rng),
             counters: Counters::default(),
             complaints: Complaints::new(now.instant, &mut rng),
@@ -345,6 +349,7 @@ impl Gateway {
         }
         self.pump(now);
         self.report_refusals();
+        self.say_kept();
     }
 
     /// What to do next; drain it until [`Output::Timeout`].
@@ -424,6 +429,8 @@ impl Gateway {
         self.publish_due_births(now);
         self.expire_commands(now);
         self.tend_broker(now);
+        self.tend_kept(now);
+        self.pump(now);
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -434,6 +441,7 @@ impl Gateway {
             births,
             commands,
             self.broker_timeout(),
+            self.keeping_timeout(),
         ]
         .into_iter()
         .flatten()

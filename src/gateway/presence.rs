@@ -10,6 +10,7 @@ use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Problem, Reason, State};
 use crate::gateway::publish::Publish;
 use crate::gateway::{Event, Gateway};
+use crate::kept::Urgency;
 use crate::mapping::{Destination, DeviceFacts, suffixed};
 use crate::server::{self, DeviceId, Operation};
 use crate::time::Now;
@@ -75,16 +76,13 @@ impl Gateway {
             device.problems.retain(Problem::is_of_a_topic);
         } else {
             device.profile = profile;
-            for tracked in device.signals.drain(..) {
-                if let Destination::Signal(signal) | Destination::Raw(signal) = tracked.destination
-                {
-                    for topic in signal.topics() {
-                        self.holders.remove(topic);
-                    }
-                }
-            }
             device.problems.clear();
+            let signals = std::mem::take(&mut device.signals);
+            self.clear_signals(id, signals);
         }
+        let Some(device) = self.devices.get_mut(id.0 as usize) else {
+            return;
+        };
         device.removed = false;
         device.problems.extend(problems);
         device.setup = setup;
@@ -103,6 +101,8 @@ impl Gateway {
         );
         self.set_availability(now, id, State::Online, Reason::Registered);
         self.publish_birth(id);
+        self.keep_descriptor(id, Urgency::Now);
+        self.keep_contact(id);
         self.continue_setup(now, id);
     }
 
@@ -192,6 +192,7 @@ impl Gateway {
             last_seen: seen,
         };
         self.publish_availability(now, id);
+        self.keep_contact(id);
         self.report(
             now,
             match reason {
@@ -223,6 +224,7 @@ impl Gateway {
         if let Some(due) = due {
             self.births.remove(&(due, id));
         }
+        self.forget_kept(id);
         self.publish(Publish::deletion(self.topics.device(&name, "availability")));
         self.publish(Publish::deletion(self.topics.birth(&name)));
         for tracked in signals {
@@ -248,10 +250,15 @@ impl Gateway {
             return;
         };
         device.availability.last_seen = now.unix;
-        if registered && device.availability.state != State::Online {
+        let (published, is_online) = (
+            device.seen_published,
+            device.availability.state == State::Online,
+        );
+        self.keep_contact_soon(now, id);
+        if registered && !is_online {
             self.set_availability(now, id, State::Online, reason);
             self.continue_setup(now, id);
-        } else if now.instant.since(device.seen_published) >= interval {
+        } else if now.instant.since(published) >= interval {
             self.publish_availability(now, id);
         }
     }
@@ -274,6 +281,7 @@ impl Gateway {
         if state == State::Online {
             device.availability.last_seen = now.unix;
         }
+        self.keep_contact_soon(now, id);
         self.publish_availability(now, id);
     }
 

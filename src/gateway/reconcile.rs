@@ -4,6 +4,7 @@ use crate::gateway::device::{About, Problem, Reason, State};
 use crate::gateway::json::Source;
 use crate::gateway::uplink::Arrival;
 use crate::gateway::{Event, Gateway, Purpose};
+use crate::kept::Urgency;
 use crate::lwm2m::{Id, NotificationAttributes, Path, Target, Value};
 use crate::mapping::{Desired, DeviceFacts};
 use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
@@ -93,6 +94,8 @@ impl Gateway {
                 self.finish_operation(now, command, id, &asked, result)
             }
             Some(Purpose::Setup) => self.finish_setup(now, operation, id, asked, result),
+            // That it answered is all that was to be known.
+            Some(Purpose::Confirm) => {}
             Some(Purpose::Bootstrap) => self.on_bootstrap_asked(now, id, result),
             None => {}
         }
@@ -189,6 +192,7 @@ impl Gateway {
             device.about = about;
             self.birth_later(now, id);
         }
+        self.keep_descriptor(id, Urgency::Soon);
     }
 
     pub(super) fn report_observe_failed(

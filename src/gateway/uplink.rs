@@ -185,14 +185,14 @@ impl Gateway {
             if !alone && self.repeats(arrival.device, index, &sample) {
                 repeated.push((path, sample));
             } else {
-                self.publish_sample(arrival.device, index, sample);
+                self.publish_sample(arrival, index, sample);
             }
         }
         for problem in problems {
             self.counters.undecodable += 1;
             let unreadable = std::iter::once((None, None));
             if let Some((index, sample)) = self.take_samples(arrival, problem.path, unreadable) {
-                self.publish_sample(arrival.device, index, sample);
+                self.publish_sample(arrival, index, sample);
             }
             self.report_undecodable(
                 arrival.now,
@@ -207,7 +207,7 @@ impl Gateway {
         }
         for (path, sample) in repeated {
             if let Some(Ok(index)) = self.device(arrival.device).map(|device| device.find(&path)) {
-                self.publish_sample(arrival.device, index, sample);
+                self.publish_sample(arrival, index, sample);
             }
         }
     }
@@ -305,7 +305,8 @@ impl Gateway {
             && sample.time < last.time + REPEAT_UNCHANGED
     }
 
-    fn publish_sample(&mut self, id: DeviceId, index: usize, sample: Sample) {
+    fn publish_sample(&mut self, arrival: Arrival, index: usize, sample: Sample) {
+        let id = arrival.device;
         let Some(device) = self.devices.get_mut(id.0 as usize) else {
             return;
         };
@@ -320,6 +321,7 @@ impl Gateway {
         let path = tracked.path;
         units::spread(device, &path);
         self.counters.values += 1;
+        self.keep_value(arrival.now.instant, id, index);
         self.publish(publish);
     }
 
@@ -368,7 +370,12 @@ impl Gateway {
 
     /// Whether the values of a signal may go to a topic, into which went what the device chose;
     /// why not, if not. The first one on a topic keeps it (MQTT contract §0).
-    fn claim_topic(&mut self, id: DeviceId, path: Path, topic: &Arc<str>) -> Result<(), String> {
+    pub(super) fn claim_topic(
+        &mut self,
+        id: DeviceId,
+        path: Path,
+        topic: &Arc<str>,
+    ) -> Result<(), String> {
         let Some(device) = self.devices.get(id.0 as usize) else {
             return Ok(());
         };

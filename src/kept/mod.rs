@@ -4,24 +4,52 @@
 //! the next start. Each change says how much hurry it is in ([`Urgency`]). What is *absent* here:
 //! files, the database, and what the bytes of a [`Document`] mean.
 
-use std::collections::BTreeMap;
+mod changes;
+mod device;
+mod encoding;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 
+use crate::lwm2m::Path;
 use crate::server::credentials;
+
+pub use changes::Changes;
+pub use device::{
+    Contact, Descriptor, Device, Learned, Observation, Problem, Registration, Signal,
+};
+pub use encoding::{path_from_bytes, path_to_bytes};
 
 /// Something that is another one from now on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Who may come in.
     Credential(credentials::Change),
+    /// The registration of an endpoint is this one.
+    Registered(Arc<str>, Box<Registration>, Urgency),
+    /// The registration of an endpoint has ended, and its observations with it.
+    Ended(Arc<str>),
+    /// These are all observations of an endpoint.
+    Observed(Arc<str>, Vec<Observation>),
+    /// As what MQTT knows an endpoint.
+    Described(Arc<str>, Box<Descriptor>, Urgency),
+    /// An endpoint was heard of.
+    Heard(Arc<str>, Box<Contact>, Urgency),
+    /// What stands on a topic of an endpoint.
+    Stands(Arc<str>, Box<Signal>, Urgency),
+    /// Nothing stands of a path of an endpoint any more.
+    Cleared(Arc<str>, Path),
+    /// Nothing of an endpoint is kept any more but who it may be.
+    Forgotten(Arc<str>),
     /// A document is this one; one of the same kind, endpoint and id is replaced.
     Put(Document, Urgency),
     /// There is no such document any more.
     Drop(DocumentKey, Urgency),
     /// What the gateway knows of itself.
-    Gateway(Gateway),
+    Gateway(Gateway, Urgency),
 }
 
 /// When a change has to be on the disk.
@@ -40,10 +68,22 @@ pub enum Key {
     Record(Arc<str>),
     /// The key that an endpoint was granted.
     Grant(Arc<str>),
-    /// A document.
-    Document(DocumentKey),
     /// The gateway.
     Gateway,
+    /// The registration of an endpoint.
+    Registration(Arc<str>),
+    /// The descriptor of an endpoint.
+    Descriptor(Arc<str>),
+    /// The observations of an endpoint.
+    Observations(Arc<str>),
+    /// When an endpoint was heard of.
+    Contact(Arc<str>),
+    /// A signal of an endpoint.
+    Signal(Arc<str>, Path),
+    /// All of an endpoint.
+    Endpoint(Arc<str>),
+    /// A document.
+    Document(DocumentKey),
 }
 
 /// What a document is about.
@@ -97,6 +137,8 @@ pub struct Kept {
     pub gateway: Option<Gateway>,
     /// Who may come in.
     pub credentials: credentials::Stored,
+    /// The devices, in the order in which they came.
+    pub devices: Vec<Device>,
     /// Commands, replies, updates, by key.
     pub documents: Vec<Document>,
 }
@@ -105,9 +147,18 @@ impl Change {
     /// When it has to be on the disk.
     pub const fn urgency(&self) -> Urgency {
         match self {
-            Self::Credential(_) => Urgency::Now,
-            Self::Put(_, urgency) | Self::Drop(_, urgency) => *urgency,
-            Self::Gateway(_) => Urgency::Soon,
+            Self::Credential(_)
+            | Self::Ended(_)
+            | Self::Observed(..)
+            | Self::Cleared(..)
+            | Self::Forgotten(_) => Urgency::Now,
+            Self::Registered(_, _, urgency)
+            | Self::Described(_, _, urgency)
+            | Self::Heard(_, _, urgency)
+            | Self::Stands(_, _, urgency)
+            | Self::Put(_, urgency)
+            | Self::Drop(_, urgency)
+            | Self::Gateway(_, urgency) => *urgency,
         }
     }
 
@@ -120,93 +171,34 @@ impl Change {
                 credentials::Change::Grant(grant) => Key::Grant(grant.endpoint.clone()),
                 credentials::Change::Revoke(endpoint) => Key::Grant(endpoint.clone()),
             },
+            Self::Registered(endpoint, ..) | Self::Ended(endpoint) => {
+                Key::Registration(endpoint.clone())
+            }
+            Self::Observed(endpoint, _) => Key::Observations(endpoint.clone()),
+            Self::Described(endpoint, ..) => Key::Descriptor(endpoint.clone()),
+            Self::Heard(endpoint, ..) => Key::Contact(endpoint.clone()),
+            Self::Stands(endpoint, signal, _) => Key::Signal(endpoint.clone(), signal.path),
+            Self::Cleared(endpoint, path) => Key::Signal(endpoint.clone(), *path),
+            Self::Forgotten(endpoint) => Key::Endpoint(endpoint.clone()),
             Self::Put(document, _) => Key::Document(document.key.clone()),
             Self::Drop(key, _) => Key::Document(key.clone()),
-            Self::Gateway(_) => Key::Gateway,
+            Self::Gateway(..) => Key::Gateway,
         }
     }
 }
 
-/// The newest change of each key.
-#[derive(Clone, Debug, Default)]
-pub struct Changes(BTreeMap<Key, Change>);
-
-impl Changes {
-    /// Adds a change, in the place of an older one of the same key.
-    pub fn add(&mut self, change: Change) {
-        self.0.insert(change.key(), change);
-    }
-
-    /// Takes out the change of a key.
-    pub fn remove(&mut self, key: &Key) {
-        self.0.remove(key);
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Takes out all of them, in the order of their keys.
-    pub fn take(&mut self) -> impl Iterator<Item = Change> + use<> {
-        std::mem::take(&mut self.0).into_values()
-    }
-
-    /// What a store holds to which all of them, and nothing else, were given.
-    pub fn kept(&self) -> Kept {
-        let mut kept = Kept::default();
-        for change in self.0.values() {
-            match change {
-                Change::Credential(credentials::Change::Put(record)) => {
-                    kept.credentials.records.push((**record).clone());
-                }
-                Change::Credential(credentials::Change::Grant(grant)) => {
-                    kept.credentials.grants.push((**grant).clone());
-                }
-                Change::Put(document, _) => kept.documents.push(document.clone()),
-                Change::Gateway(gateway) => kept.gateway = Some(gateway.clone()),
-                Change::Credential(
-                    credentials::Change::Remove(_) | credentials::Change::Revoke(_),
-                )
-                | Change::Drop(..) => {}
-            }
+impl Key {
+    /// The endpoint that it is about, if nothing of it is to stay when that is forgotten.
+    fn endpoint(&self) -> Option<&str> {
+        match self {
+            Self::Record(_) | Self::Grant(_) | Self::Gateway => None,
+            Self::Registration(endpoint)
+            | Self::Descriptor(endpoint)
+            | Self::Observations(endpoint)
+            | Self::Contact(endpoint)
+            | Self::Signal(endpoint, _)
+            | Self::Endpoint(endpoint) => Some(endpoint),
+            Self::Document(key) => Some(&key.endpoint),
         }
-        kept
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_newer_change_of_the_same_key_takes_the_place_of_the_older() {
-        let key = |id: &str| DocumentKey {
-            kind: Kind::Command,
-            endpoint: "dev1".into(),
-            id: id.into(),
-        };
-        let document = |id, body: &[u8]| Document {
-            key: key(id),
-            body: body.to_vec(),
-        };
-        let mut changes = Changes::default();
-        for change in [
-            Change::Put(document("a", b"1"), Urgency::Now),
-            Change::Put(document("b", b"1"), Urgency::Soon),
-            Change::Put(document("a", b"2"), Urgency::Soon),
-            Change::Drop(key("b"), Urgency::Now),
-        ] {
-            changes.add(change);
-        }
-        assert_eq!(changes.len(), 2);
-        assert_eq!(changes.kept().documents, [document("a", b"2")]);
-        assert_eq!(changes.take().count(), 2);
-        assert!(changes.is_empty());
     }
 }

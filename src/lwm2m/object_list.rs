@@ -12,15 +12,19 @@ use super::registered::RegisteredObject;
 const UNREGISTERED: [Id; 3] = [0, 21, 23];
 
 /// The payload of a registration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct ObjectList {
     /// Where the device has its objects, `/lwm2m`, unless at the root.
+    #[n(0)]
     pub alternate: Option<String>,
     /// The Content-Formats that the device says it has beyond the mandatory ones.
+    #[n(1)]
     pub formats: Vec<u16>,
     /// The objects, ascending by id, each with its instances ascending.
+    #[n(2)]
     pub objects: Vec<RegisteredObject>,
     /// How many links were left out, because they name no object or one that is never registered.
+    #[n(3)]
     pub ignored: usize,
 }
 

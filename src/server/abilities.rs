@@ -30,6 +30,16 @@ enum Ability {
 /// method that it does not like.
 const SILENCES: u8 = 2;
 
+impl Ability {
+    const fn known(self) -> Option<bool> {
+        match self {
+            Self::Unknown { .. } => None,
+            Self::Has => Some(true),
+            Self::Lacks => Some(false),
+        }
+    }
+}
+
 impl Abilities {
     /// What a device of this version may have.
     pub(super) fn of(version: Version) -> Self {
@@ -40,6 +50,23 @@ impl Abilities {
         Self {
             fetch: ability,
             ipatch: ability,
+        }
+    }
+
+    /// Whether the device has Read-Composite and Observe-Composite, and Write-Composite, as far as
+    /// that is known.
+    pub(super) const fn known(&self) -> [Option<bool>; 2] {
+        [self.fetch.known(), self.ipatch.known()]
+    }
+
+    /// Takes back what was [`known`](Self::known).
+    pub(super) fn restore(&mut self, known: [Option<bool>; 2]) {
+        for (ability, known) in [&mut self.fetch, &mut self.ipatch].into_iter().zip(known) {
+            match known {
+                None => {}
+                Some(true) => *ability = Ability::Has,
+                Some(false) => *ability = Ability::Lacks,
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use super::answer::{decode_values, read_response};
 use super::single::After;
 use super::*;
+use crate::kept::Urgency;
 
 impl Server {
     /// Sends the first operation that waits for a device, unless one is under way.
@@ -94,7 +95,7 @@ impl Server {
             Some(shape) => Some(
                 registration
                     .formats
-                    .choose(running.attempt, shape, step.is_timed())
+                    .choose(running.attempt, shape)
                     .ok_or_else(|| {
                         OperationError::NotOffered(
                             "no content format of the device carries this".to_owned(),
@@ -153,6 +154,7 @@ impl Server {
             .position(|(observed, _)| observed == target)?;
         let (_, observation) = observations.swap_remove(index);
         self.observations.remove(&observation);
+        self.keep_observations(device);
         Some(observation)
     }
 
@@ -174,39 +176,34 @@ impl Server {
             registration.running = None;
         }
         if let Ok(response) = &result
-            && is_declined(response)
-            && self.next_format(&mut running)
+            && self.next_format(&mut running, response)
         {
             self.send(now, running);
         } else if self.lacks(&running, &result) {
             running.attempt = 0;
             self.send(now, running);
         } else {
-            let answered = result.is_ok();
             let result = result
                 .map_err(OperationError::from)
                 .and_then(|response| self.read(now, exchange, &running, &response));
-            // Some devices have a format that they write wrongly, and another one that they do not.
-            let is_unreadable = matches!(result, Err(OperationError::Undecodable(_)));
-            if answered && is_unreadable && self.next_format(&mut running) {
-                self.send(now, running);
-            } else {
-                self.proceed(now, running, result);
-            }
+            self.proceed(now, running, result);
         }
         self.start_next(now, device);
     }
 
-    /// Goes on to the next format, if one is left to try.
-    fn next_format(&self, running: &mut Running) -> bool {
+    /// Whether the device declined the format and another one is left to try.
+    fn next_format(&self, running: &mut Running, response: &Response) -> bool {
+        let declined = matches!(
+            response.code,
+            Code::NOT_ACCEPTABLE | Code::UNSUPPORTED_CONTENT_FORMAT
+        );
         let next = running.attempt + 1;
         let left = self.registration(running.device).and_then(|registration| {
             let shape = running.step().shape(&registration.types(&self.models))?;
-            let timed = running.step().is_timed();
-            registration.formats.choose(next, shape, timed)
+            registration.formats.choose(next, shape)
         });
         running.attempt = next;
-        left.is_some()
+        declined && left.is_some()
     }
 
     /// Whether this tells that the device has no composite operations, so that another way is
@@ -255,11 +252,11 @@ impl Server {
         };
         let answer = read_response(&operation, response, &context);
         let shape = running.step().shape(&types);
-        if let (true, Some(formats), Some(shape)) = (answer.is_ok(), running.formats, shape)
+        if let (true, Some(formats), Some(shape)) =
+            (response.code.is_success(), running.formats, shape)
             && let Some(registration) = self.registration_mut(running.device)
         {
-            let timed = operation.is_timed();
-            registration.formats.taken(formats, shape, timed);
+            registration.formats.taken(formats, shape);
         }
         if let Operation::Observe(target, _) = &*operation
             && response.code.is_success()
@@ -305,6 +302,7 @@ impl Server {
             let after = registration.deadline(grace);
             self.watch_deadline(device, before, after);
             self.keep_session(now, device);
+            self.keep_registration(device, Urgency::Soon);
             self.emit(Event::Amended(device));
         }
     }
@@ -326,6 +324,7 @@ impl Server {
         if let Some(registration) = self.registration_mut(device) {
             registration.observations.push((target, observation));
         }
+        self.keep_observations(device);
     }
 
     pub(super) fn on_notification(
@@ -405,13 +404,5 @@ fn names_instances(format: ContentFormat) -> bool {
     matches!(
         format,
         ContentFormat::SENML_CBOR | ContentFormat::SENML_JSON
-    )
-}
-
-/// Whether the device declined a format.
-fn is_declined(response: &Response) -> bool {
-    matches!(
-        response.code,
-        Code::NOT_ACCEPTABLE | Code::UNSUPPORTED_CONTENT_FORMAT
     )
 }

@@ -52,8 +52,11 @@ pub struct Formats {
     /// Bits: what of [`STRUCTURED`], of the bodies of [`COMPOSITE`], and CBOR it advertised.
     advertised: u16,
     generation: Generation,
-    /// Positions of those that worked last, for each [`Shape`], without times and with.
-    worked: [[u8; 2]; 4],
+    /// Positions of those that worked last, in the orders for many values, for one, and for
+    /// composite operations.
+    many: u8,
+    single: u8,
+    composite: u8,
 }
 
 /// What the version of the enabler says about formats.
@@ -96,84 +99,105 @@ impl Formats {
         }
     }
 
-    /// The formats for an attempt at an operation that has to carry this: the `attempt`-th after
-    /// those that worked last. `None`: nothing is left to try.
-    ///
-    /// `timed`: what the device has to say may have a time, as a notification that it kept while
-    /// nobody listened. SenML alone carries it, so no other format is preferred.
-    ///
-    /// At a single value CBOR comes first, if the device advertises it, and the list ends in text,
-    /// which every client takes there.
-    pub(super) fn choose(&self, attempt: u8, shape: Shape, timed: bool) -> Option<Composite> {
-        let order = self.order(shape, timed);
-        let attempt = usize::from(attempt);
-        if attempt >= order.len() {
-            let is_text = shape == Shape::Value && attempt == order.len();
-            return is_text.then_some(Composite::of(ContentFormat::TEXT));
+    /// The formats for an attempt at an operation that has to carry this; `None`: nothing is left
+    /// to try.
+    pub(super) fn choose(&self, attempt: u8, shape: Shape) -> Option<Composite> {
+        let is_etch = |formats: &Composite| {
+            matches!(
+                formats.body,
+                ContentFormat::SENML_ETCH_JSON | ContentFormat::SENML_ETCH_CBOR
+            )
+        };
+        match shape {
+            Shape::Value | Shape::Values => self
+                .attempt(attempt, shape == Shape::Value)
+                .map(Composite::of),
+            Shape::Anywhere => self.composite_attempt(attempt),
+            Shape::Deletions => (0..)
+                .map_while(|attempt| self.composite_attempt(attempt))
+                .filter(is_etch)
+                .nth(attempt.into()),
         }
-        let worked = self.worked[shape as usize][usize::from(timed)];
-        let index = (usize::from(worked) + attempt) % order.len();
-        order.get(index).copied()
     }
 
     /// Remembers that an operation went well in these formats.
-    pub(super) fn taken(&mut self, formats: Composite, shape: Shape, timed: bool) {
-        let order = self.order(shape, timed);
-        if let Some(index) = order.iter().position(|known| *known == formats) {
-            self.worked[shape as usize][usize::from(timed)] = index as u8;
-        }
-    }
-
-    fn order(&self, shape: Shape, timed: bool) -> Vec<Composite> {
+    pub(super) fn taken(&mut self, formats: Composite, shape: Shape) {
         match shape {
-            Shape::Value | Shape::Values => self.structured(shape == Shape::Value, timed),
-            Shape::Anywhere | Shape::Deletions => self.composite(shape == Shape::Deletions, timed),
+            Shape::Value | Shape::Values => self.worked(formats.body, shape == Shape::Value),
+            Shape::Anywhere | Shape::Deletions => self.composite_worked(formats),
         }
     }
 
-    fn structured(&self, single: bool, timed: bool) -> Vec<Composite> {
-        // Room for all, and for CBOR.
-        let mut order = Vec::with_capacity(STRUCTURED.len() + 1);
-        if single && !timed && self.advertises(ContentFormat::CBOR) {
-            order.push(Composite::of(ContentFormat::CBOR));
+    /// The format for an attempt: the `attempt`-th after the one that worked last.
+    ///
+    /// At a single value CBOR comes first, if the device advertises it, and the list ends in text,
+    /// which every client takes there. `None`: nothing is left to try.
+    pub fn attempt(&self, attempt: u8, single: bool) -> Option<ContentFormat> {
+        let order = self.order(single);
+        let current = if single { self.single } else { self.many };
+        let attempt = usize::from(attempt);
+        match turned(&order, current, attempt) {
+            None if single && attempt == order.len() => Some(ContentFormat::TEXT),
+            format => format,
         }
-        let first = order.len();
+    }
+
+    /// The formats for an attempt at a composite operation, in the same way.
+    pub fn composite_attempt(&self, attempt: u8) -> Option<Composite> {
+        turned(
+            &self.composite_order(),
+            self.composite,
+            usize::from(attempt),
+        )
+    }
+
+    /// Remembers that a request in `format` was taken.
+    pub fn worked(&mut self, format: ContentFormat, single: bool) {
+        let order = self.order(single);
+        if let Some(index) = order.iter().position(|known| *known == format) {
+            let current = if single {
+                &mut self.single
+            } else {
+                &mut self.many
+            };
+            *current = index as u8;
+        }
+    }
+
+    /// Remembers that a composite operation in `formats` was taken.
+    pub fn composite_worked(&mut self, formats: Composite) {
+        let order = self.composite_order();
+        if let Some(index) = order.iter().position(|known| *known == formats) {
+            self.composite = index as u8;
+        }
+    }
+
+    fn order(&self, single: bool) -> Vec<ContentFormat> {
+        let mut order = Vec::with_capacity(STRUCTURED.len() + 1);
         order.extend(
             STRUCTURED
                 .into_iter()
-                .filter(|format| *format != ContentFormat::LWM2M_CBOR || self.speaks_lwm2m_cbor())
-                .map(Composite::of),
+                .filter(|format| *format != ContentFormat::LWM2M_CBOR || self.speaks_lwm2m_cbor()),
         );
-        let has_senml = self.advertises(ContentFormat::SENML_CBOR)
-            || self.advertises(ContentFormat::SENML_JSON);
-        if let Some(structured) = order.get_mut(first..) {
-            structured.sort_by_key(|Composite { accept, .. }| {
-                let has_times = matches!(
-                    *accept,
-                    ContentFormat::SENML_CBOR | ContentFormat::SENML_JSON
-                );
-                (
-                    !self.advertises(*accept),
-                    self.generation == Generation::V1_0 && *accept != ContentFormat::TLV,
-                    timed && has_senml && !has_times,
-                )
-            });
+        order.sort_by_key(|format| {
+            (
+                !self.advertises(*format),
+                self.generation == Generation::V1_0 && *format != ContentFormat::TLV,
+            )
+        });
+        if single && self.advertises(ContentFormat::CBOR) {
+            order.insert(0, ContentFormat::CBOR);
         }
         order
     }
 
-    fn composite(&self, deletes: bool, timed: bool) -> Vec<Composite> {
+    fn composite_order(&self) -> Vec<Composite> {
         let mut order = Vec::with_capacity(COMPOSITE.len() + 1);
         order.extend(COMPOSITE.into_iter().filter(|formats| {
-            // Nothing is answered in SenML-ETCH.
-            let is_etch = formats.body != formats.accept;
-            match self.generation {
-                Generation::V1_2 => is_etch || !deletes,
-                _ => !is_etch && !deletes,
-            }
+            self.generation == Generation::V1_2 || formats.body == formats.accept
         }));
         order.sort_by_key(|formats| !self.advertises(formats.body));
-        if let (Some(&first), true) = (order.first(), self.speaks_lwm2m_cbor() && !timed) {
+        if let (Some(&first), true) = (order.first(), self.speaks_lwm2m_cbor()) {
             let accept = ContentFormat::LWM2M_CBOR;
             order.insert(0, Composite { accept, ..first });
         }
@@ -203,6 +227,15 @@ const fn bit(format: ContentFormat) -> u16 {
     }
 }
 
+/// The `attempt`-th of `order`, which begins at `current`.
+fn turned<T: Copy>(order: &[T], current: u8, attempt: usize) -> Option<T> {
+    if attempt >= order.len() {
+        return None;
+    }
+    let index = (usize::from(current) + attempt) % order.len();
+    order.get(index).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,67 +244,33 @@ mod tests {
     const V1_1: Version = Version::V1_1;
     const V1_2: Version = Version::V1_2;
 
-    fn attempts(formats: &Formats, shape: Shape, timed: bool) -> Vec<u16> {
+    fn attempts(formats: &Formats, single: bool) -> Vec<u16> {
         (0..8)
-            .map_while(|attempt| formats.choose(attempt, shape, timed))
-            .map(|formats| formats.accept.0)
+            .map_while(|attempt| formats.attempt(attempt, single))
+            .map(|format| format.0)
             .collect()
     }
 
-    fn composite_attempts(formats: &Formats, shape: Shape, timed: bool) -> Vec<(u16, u16)> {
+    fn composite_attempts(formats: &Formats) -> Vec<(u16, u16)> {
         (0..8)
-            .map_while(|attempt| formats.choose(attempt, shape, timed))
+            .map_while(|attempt| formats.composite_attempt(attempt))
             .map(|formats| (formats.body.0, formats.accept.0))
             .collect()
     }
 
     #[test]
     fn what_a_device_advertises_comes_first() {
-        for (ct, version, shape, expected) in [
-            (&[11542][..], V1_1, Shape::Values, &[11542, 112, 110][..]),
-            (
-                &[60, 110, 112, 11542],
-                V1_1,
-                Shape::Values,
-                &[112, 11542, 110],
-            ),
-            (&[110], V1_1, Shape::Value, &[110, 112, 11542, 0]),
-            (&[60, 112], V1_1, Shape::Value, &[60, 112, 11542, 110, 0]),
-            (
-                &[112, 11544],
-                V1_2,
-                Shape::Values,
-                &[11544, 112, 11542, 110],
-            ),
-            (
-                &[60, 11544],
-                V1_2,
-                Shape::Value,
-                &[60, 11544, 112, 11542, 110, 0],
-            ),
-            (&[11544], V1_1, Shape::Values, &[112, 11542, 110]),
+        for (ct, version, single, expected) in [
+            (&[11542][..], V1_1, false, &[11542, 112, 110][..]),
+            (&[60, 110, 112, 11542], V1_1, false, &[112, 11542, 110]),
+            (&[110], V1_1, true, &[110, 112, 11542, 0]),
+            (&[60, 112], V1_1, true, &[60, 112, 11542, 110, 0]),
+            (&[112, 11544], V1_2, false, &[11544, 112, 11542, 110]),
+            (&[60, 11544], V1_2, true, &[60, 11544, 112, 11542, 110, 0]),
+            (&[11544], V1_1, false, &[112, 11542, 110]),
         ] {
             let formats = Formats::advertised(ct, version);
-            assert_eq!(attempts(&formats, shape, false), expected, "{ct:?}");
-        }
-    }
-
-    #[test]
-    fn what_may_have_times_is_asked_for_in_senml_where_the_device_has_it() {
-        for (ct, version, shape, expected) in [
-            (
-                &[60, 112, 11542, 11544][..],
-                V1_2,
-                Shape::Value,
-                &[112, 11544, 11542, 110, 0][..],
-            ),
-            (&[110, 11542], V1_1, Shape::Values, &[110, 11542, 112]),
-            (&[11544], V1_2, Shape::Values, &[11544, 112, 11542, 110]),
-            (&[11542], V1_1, Shape::Values, &[11542, 112, 110]),
-            (&[11544], V1_2, Shape::Anywhere, &[112, 110, 112, 110]),
-        ] {
-            let formats = Formats::advertised(ct, version);
-            assert_eq!(attempts(&formats, shape, true), expected, "{ct:?}");
+            assert_eq!(attempts(&formats, single), expected, "{ct:?}");
         }
     }
 
@@ -283,7 +282,7 @@ mod tests {
             (V1_2, [112, 11542, 110]),
         ] {
             assert_eq!(
-                attempts(&Formats::advertised(&[], version), Shape::Values, false),
+                attempts(&Formats::advertised(&[], version), false),
                 expected
             );
         }
@@ -292,15 +291,12 @@ mod tests {
     #[test]
     fn what_worked_is_tried_first_next_time() {
         let mut formats = Formats::advertised(&[], V1_1);
-        let mut taken = |format| formats.taken(Composite::of(format), Shape::Value, false);
-        taken(ContentFormat::SENML_JSON);
-        taken(ContentFormat::TEXT);
+        formats.worked(ContentFormat::SENML_JSON, true);
+        assert_eq!(attempts(&formats, true), [110, 112, 11542, 0]);
+        formats.worked(ContentFormat::TEXT, true);
+        assert_eq!(attempts(&formats, true), [110, 112, 11542, 0]);
         assert_eq!(
-            attempts(&formats, Shape::Value, false),
-            [110, 112, 11542, 0]
-        );
-        assert_eq!(
-            attempts(&formats, Shape::Values, false),
+            attempts(&formats, false),
             [112, 11542, 110],
             "one value says nothing about many"
         );
@@ -323,23 +319,10 @@ mod tests {
             ),
         ] {
             let mut formats = Formats::advertised(ct, version);
-            let shape = Shape::Anywhere;
-            assert_eq!(
-                composite_attempts(&formats, shape, false),
-                expected,
-                "{ct:?}"
-            );
-            let last = formats.choose(expected.len() as u8 - 1, shape, false);
-            formats.taken(last.unwrap(), shape, false);
-            assert_eq!(composite_attempts(&formats, shape, false)[1], expected[0]);
+            assert_eq!(composite_attempts(&formats), expected, "{ct:?}");
+            let last = formats.composite_attempt(expected.len() as u8 - 1);
+            formats.composite_worked(last.unwrap());
+            assert_eq!(composite_attempts(&formats)[1], expected[0]);
         }
-        let formats = Formats::advertised(&[112, 11544], V1_2);
-        assert_eq!(
-            composite_attempts(&formats, Shape::Deletions, false),
-            [(322, 11544), (322, 112), (320, 110)],
-            "only SenML-ETCH deletes"
-        );
-        let formats = Formats::advertised(&[112], V1_1);
-        assert_eq!(composite_attempts(&formats, Shape::Deletions, false), []);
     }
 }

@@ -3,6 +3,7 @@
 
 use super::credentials::{Lost, Purpose};
 use super::*;
+use crate::kept::Urgency;
 
 impl Server {
     pub(super) fn on_request(
@@ -106,6 +107,7 @@ impl Server {
             entry.registration = Some(registration);
         }
         self.keep_session(now, device);
+        self.keep_registration(device, Urgency::Now);
         self.emit(Event::Registered {
             device,
             new: known.is_none(),
@@ -225,7 +227,7 @@ impl Server {
     }
 
     /// A number for an endpoint name that was never seen.
-    fn number(&mut self, endpoint: &str) -> Result<DeviceId, Refusal> {
+    pub(super) fn number(&mut self, endpoint: &str) -> Result<DeviceId, Refusal> {
         if self.devices.len() >= self.limits.devices {
             return Err(Refusal::new(
                 Code::SERVICE_UNAVAILABLE,
@@ -277,6 +279,9 @@ impl Server {
         let after = registration.deadline(grace);
         self.watch_deadline(device, before, after);
         self.keep_session(now, device);
+        if changed {
+            self.keep_registration(device, Urgency::Soon);
+        }
         self.emit(Event::Updated { device, changed });
         Response::new(Code::CHANGED)
     }
@@ -336,6 +341,7 @@ impl Server {
             registration.deadline(self.settings.lifetime_grace),
             None,
         );
+        self.keep_end(device);
         for (_, observation) in registration.observations {
             self.observations.remove(&observation);
             self.endpoint

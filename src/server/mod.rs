@@ -11,6 +11,7 @@ pub mod credentials;
 mod device;
 mod formats;
 mod interface;
+mod keeping;
 mod operation;
 mod registration;
 mod single;

@@ -117,11 +117,6 @@ impl Operation {
         }
     }
 
-    /// Whether what it brings may have been taken at another time than now: notifications may.
-    pub(super) const fn is_timed(&self) -> bool {
-        matches!(self, Self::Observe(..))
-    }
-
     /// What its payload has to carry; `None` where no Content-Format is chosen.
     pub(super) fn shape(&self, types: &dyn ResourceTypes) -> Option<Shape> {
         // That of a resource instance, or of a resource that is not known to have several.

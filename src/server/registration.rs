@@ -26,13 +26,16 @@ pub struct Register {
 }
 
 /// The parameters that Register sets and Update may change.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, minicbor::Encode, minicbor::Decode)]
 pub struct Terms {
     /// Lifetime in seconds; 0 is endless.
+    #[n(0)]
     pub lifetime: Option<u32>,
     /// Binding, `U` when none is named.
+    #[n(1)]
     pub binding: Option<String>,
     /// Queue mode: `Q` of LwM2M 1.1, or the letter in the binding of 1.0.
+    #[n(2)]
     pub queue_mode: Option<bool>,
 }
 

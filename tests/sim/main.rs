@@ -10,6 +10,7 @@ mod formats;
 mod history;
 mod joining;
 mod operations;
+mod restart;
 mod rig;
 mod road;
 mod safety;

@@ -11,7 +11,7 @@ use lwm2mqtt::gateway::publish::{Publish, Qos};
 use lwm2mqtt::gateway::{
     AdminAccess, Event, Gateway, Input, Limits, Message, Output, Replies, Settings, Setup,
 };
-use lwm2mqtt::kept::{self, Changes};
+use lwm2mqtt::kept::{self, Changes, Urgency};
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::mapping::{Plan, Source};
 use lwm2mqtt::route::Route;
@@ -35,6 +35,9 @@ pub const SENSOR: &str = "</>;ct=110,</1/0>,</3/0>,</3303/0>,</3311/0>";
 /// The listener where the bootstrap server is in clear; the other one is 0.
 pub const BOOTSTRAP: u16 = 1;
 
+/// How long the store collects what is not urgent.
+const FLUSH: Duration = Duration::from_secs(10);
+
 /// One hop of the network.
 const DELAY: Duration = Duration::from_millis(10);
 
@@ -51,6 +54,11 @@ pub struct Rig {
     pub stored: Vec<Change>,
     /// All that is stored.
     pub kept: Changes,
+    /// What is to be stored in a while, and when.
+    pending: Changes,
+    flush_due: Option<Instant>,
+    /// Whether no agent runs.
+    away: bool,
     /// Steps of handshakes that were to be run elsewhere.
     pub works: u32,
     timeout: Option<Instant>,
@@ -68,8 +76,6 @@ pub struct Device {
     pub endpoint: Endpoint,
     /// What it answers to a request for `/o/i/r`, by method and path.
     pub answers: BTreeMap<(Code, String), Response>,
-    /// What it answers where this format is asked for.
-    pub answer_in: Option<(u16, Response)>,
     /// Every request that it got.
     pub requests: Vec<Request>,
     /// Who observes what.
@@ -165,11 +171,36 @@ impl Rig {
 
     /// A gateway that everybody may join, with all that `adjust` changes.
     pub fn with_setup(plan: Plan, adjust: impl FnOnce(&mut Setup)) -> Self {
+        let mut setup = Self::setup(plan);
+        adjust(&mut setup);
+        let mut rig = Self {
+            gateway: Gateway::new(START, setup),
+            now: START,
+            devices: Vec::new(),
+            broker: Broker::default(),
+            events: Vec::new(),
+            replies: BTreeMap::new(),
+            stored: Vec::new(),
+            kept: Changes::default(),
+            pending: Changes::default(),
+            flush_due: None,
+            away: false,
+            works: 0,
+            timeout: None,
+            wire: VecDeque::new(),
+        };
+        rig.gateway.restored(START);
+        rig.connect();
+        rig
+    }
+
+    /// A gateway that everybody may join.
+    pub fn setup(plan: Plan) -> Setup {
         let policy = Policy {
             join: Join::Open,
             ..Policy::default()
         };
-        let mut setup = Setup {
+        Setup {
             settings: Settings {
                 id: "gw".into(),
                 base_topic: "lwm2mqtt".into(),
@@ -190,23 +221,39 @@ impl Rig {
             plan,
             engine: None,
             seed: [7; 32],
-        };
-        adjust(&mut setup);
-        let mut rig = Self {
-            gateway: Gateway::new(START, setup),
-            now: START,
-            devices: Vec::new(),
-            broker: Broker::default(),
-            events: Vec::new(),
-            replies: BTreeMap::new(),
-            stored: Vec::new(),
-            kept: Changes::default(),
-            works: 0,
-            timeout: None,
-            wire: VecDeque::new(),
-        };
-        rig.connect();
-        rig
+        }
+    }
+
+    /// The agent stops, which leaves nothing unsaid.
+    pub fn stop(&mut self) {
+        self.input(Input::Stop);
+        self.pending.take().for_each(|change| self.kept.add(change));
+        self.be_away();
+    }
+
+    fn be_away(&mut self) {
+        self.broker.connected = false;
+        self.away = true;
+        self.timeout = None;
+    }
+
+    /// The agent ends without a word, and what was not urgent may be lost.
+    pub fn crash(&mut self) {
+        self.pending = Changes::default();
+        self.be_away();
+    }
+
+    /// Another agent begins with what is kept.
+    pub fn start(&mut self, mut setup: Setup) {
+        setup.seed = [8; 32];
+        setup.seed[1] = self.now.instant.as_micros() as u8;
+        self.flush_due = None;
+        self.away = false;
+        self.gateway = Gateway::new(self.now, setup);
+        let refused = self.gateway.restore(self.now, self.kept.kept());
+        assert!(refused.is_empty(), "{refused:?}");
+        self.gateway.restored(self.now);
+        self.connect();
     }
 
     /// The broker comes (back). It hands out its copy of the sentinel, as a subscription does.
@@ -246,7 +293,6 @@ impl Rig {
                 [index as u8; 32],
             ),
             answers: BTreeMap::new(),
-            answer_in: None,
             requests: Vec::new(),
             observers: Vec::new(),
             dead: false,
@@ -365,6 +411,9 @@ impl Rig {
 
     /// Gives an input to the gateway and does what it wants done.
     pub fn input(&mut self, input: Input<'_>) {
+        if self.away {
+            return;
+        }
         self.gateway.handle(self.now, input);
         self.drain();
     }
@@ -425,6 +474,10 @@ impl Rig {
 
     fn drain(&mut self) {
         let arrival = self.now.instant + DELAY;
+        if self.flush_due.is_some_and(|due| due <= self.now.instant) {
+            self.flush_due = None;
+            self.pending.take().for_each(|change| self.kept.add(change));
+        }
         let mut acknowledged: Vec<Ticket> = Vec::new();
         loop {
             match self.gateway.poll() {
@@ -439,7 +492,13 @@ impl Rig {
                     if let kept::Change::Credential(change) = &change {
                         self.stored.push(change.clone());
                     }
-                    self.kept.add(change);
+                    if change.urgency() == Urgency::Now {
+                        self.pending.supersede(&change);
+                        self.kept.add(change);
+                    } else {
+                        self.pending.add(change);
+                        self.flush_due.get_or_insert(self.now.instant + FLUSH);
+                    }
                 }
                 Output::Event(event) => self.events.push(event),
                 Output::Work(mut work) => {
@@ -549,11 +608,6 @@ impl Device {
             .get(&(request.method, path.clone()))
             .cloned()
             .unwrap_or(Response::new(Code::NOT_FOUND));
-        if let Some((format, other)) = &self.answer_in
-            && request.accept == Some(*format)
-        {
-            response = other.clone();
-        }
         if request.observe == Some(Observe::Register) && response.code.is_success() {
             response.observe = Some(0);
             self.observers.push((path, token));

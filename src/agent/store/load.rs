@@ -1,27 +1,67 @@
 //! Rows become what was kept.
 
-use rusqlite::Row;
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
+use rusqlite::{Row, Rows};
 
 use super::{Sqlite, StoreError, write};
-use crate::kept::{Document, DocumentKey, Gateway, Kept};
+use crate::kept::{Device, Document, DocumentKey, Gateway, Kept, Registration, Signal};
 use crate::secret::Secret;
 use crate::server::credentials::{Grant, Origin, Psk, Record, Stored};
 use crate::time::UnixTime;
+
+/// Devices that are given at a time.
+const PART: usize = 500;
 
 impl Sqlite {
     pub(super) fn load_parts(&self, give: &mut dyn FnMut(Kept)) -> Result<(), StoreError> {
         let gateway: Vec<Gateway> = self.rows("SELECT body FROM gateway", |row| decode(row, 0))?;
         give(Kept {
             gateway: gateway.into_iter().next(),
-            credentials: self.load_credentials()?,
             ..Kept::default()
         });
+        self.load_devices(give)?;
         give(Kept {
             documents: self.load_documents()?,
             ..Kept::default()
         });
         Ok(())
+    }
+
+    /// Gives the devices in parts, so that there are never two copies of all of them.
+    fn load_devices(&self, give: &mut dyn FnMut(Kept)) -> Result<(), StoreError> {
+        let mut load = || -> rusqlite::Result<()> {
+            let mut devices = self.connection.prepare(
+                "SELECT e.id, e.name, e.registration, e.standing, e.observations, e.descriptor, c.body FROM endpoint e LEFT JOIN contact c ON c.endpoint = e.id ORDER BY e.id",
+            )?;
+            let mut signals = self
+                .connection
+                .prepare("SELECT endpoint, body FROM signal ORDER BY endpoint, path")?;
+            let mut devices = devices.query([])?;
+            let mut signals = signals.query([])?;
+            let mut signal = next_signal(&mut signals)?;
+            let mut part = Vec::with_capacity(PART);
+            while let Some(row) = devices.next()? {
+                let id: i64 = row.get(0)?;
+                let mut device = device(row)?;
+                while let Some((_, found)) = signal.take_if(|(endpoint, _)| *endpoint <= id) {
+                    device.signals.push(found);
+                    signal = next_signal(&mut signals)?;
+                }
+                part.push(device);
+                if part.len() == PART {
+                    give(Kept {
+                        devices: std::mem::replace(&mut part, Vec::with_capacity(PART)),
+                        ..Kept::default()
+                    });
+                }
+            }
+            give(Kept {
+                devices: part,
+                ..Kept::default()
+            });
+            Ok(())
+        };
+        load().map_err(|source| self.failed(source))
     }
 
     pub(super) fn load_credentials(&self) -> Result<Stored, StoreError> {
@@ -77,6 +117,38 @@ impl Sqlite {
 
 fn psk(identity: Option<Vec<u8>>, key: Option<Vec<u8>>) -> Option<Psk> {
     Some(Psk::new(identity?, Secret::new(key?)))
+}
+
+fn device(row: &Row<'_>) -> rusqlite::Result<Device> {
+    let mut registration: Option<Registration> = optional(row, 2)?;
+    if let Some(registration) = &mut registration {
+        registration.standing = row.get(3)?;
+    }
+    Ok(Device {
+        registration,
+        observations: optional(row, 4)?.unwrap_or_default(),
+        descriptor: optional(row, 5)?,
+        contact: optional(row, 6)?,
+        ..Device::new(row.get::<_, String>(1)?.into())
+    })
+}
+
+fn next_signal(rows: &mut Rows<'_>) -> rusqlite::Result<Option<(i64, Signal)>> {
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    Ok(Some((row.get(0)?, decode(row, 1)?)))
+}
+
+/// Reads a column of CBOR that may be empty.
+fn optional<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
+where
+    T: for<'b> minicbor::Decode<'b, ()>,
+{
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => decode(row, column).map(Some),
+    }
 }
 
 /// Reads a column of CBOR.

@@ -32,7 +32,7 @@ pub trait Store: Send {
     /// When it cannot be read or makes no sense.
     fn credentials(&self) -> Result<Stored, StoreError>;
 
-    /// Gives everything that is kept, in the order of the parts of [`Kept`].
+    /// Gives everything else that is kept, in the order of the parts of [`Kept`].
     ///
     /// # Errors
     ///

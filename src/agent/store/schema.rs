@@ -18,6 +18,24 @@ const STEPS: [&str; 2] = [
         id INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
         body BLOB NOT NULL
     ) STRICT;
+    CREATE TABLE endpoint (
+        id INTEGER PRIMARY KEY NOT NULL,
+        name TEXT NOT NULL UNIQUE,
+        registration BLOB,
+        standing INTEGER NOT NULL DEFAULT 0,
+        observations BLOB,
+        descriptor BLOB
+    ) STRICT;
+    CREATE TABLE contact (
+        endpoint INTEGER PRIMARY KEY NOT NULL REFERENCES endpoint ON DELETE CASCADE,
+        body BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE signal (
+        endpoint INTEGER NOT NULL REFERENCES endpoint ON DELETE CASCADE,
+        path BLOB NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (endpoint, path)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE document (
         endpoint TEXT NOT NULL,
         kind INTEGER NOT NULL,

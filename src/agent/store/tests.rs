@@ -4,8 +4,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use super::*;
-use crate::kept::{Document, DocumentKey, Gateway, Kind, Urgency};
+use crate::coap::Token;
+use crate::dtls::PeerIdentity;
+use crate::gateway::device::{Availability, Reason, State};
+use crate::gateway::json::{Sample, Source};
+use crate::kept::{self, Changes, Document, DocumentKey, Gateway, Kind, Urgency};
+use crate::lwm2m::{ObjectList, Path, Value, Version};
+use crate::route::Route;
 use crate::secret::Secret;
+use crate::server::Terms;
 use crate::server::credentials::{self, Grant, Psk, Record, Stored};
 use crate::time::UnixTime;
 
@@ -234,8 +241,8 @@ fn documents_and_the_gateways_own_facts_are_there_after_a_restart() {
             Change::Put(document(Kind::Command, "b", b"2"), Urgency::Soon),
             Change::Put(document(Kind::Reply, "a", b"3"), Urgency::Now),
             Change::Drop(key(Kind::Command, "a"), Urgency::Now),
-            Change::Gateway(Gateway::default()),
-            Change::Gateway(gateway.clone()),
+            Change::Gateway(Gateway::default(), Urgency::Now),
+            Change::Gateway(gateway.clone(), Urgency::Soon),
         ])
         .unwrap();
     drop(store);
@@ -292,4 +299,177 @@ fn a_row_that_makes_no_sense_is_damage() {
         .unwrap();
     let refusal = store.load(&mut |_| {}).unwrap_err().to_string();
     assert!(refusal.contains("is damaged"), "{refusal}");
+}
+
+fn kept_device() -> kept::Device {
+    let sample = Sample {
+        value: Some(Value::Float(21.5)),
+        suspect: false,
+        time: UnixTime::from_millis(4),
+        device_time: false,
+        raw_time: None,
+        source: Source::Notify,
+        sequence: 7,
+    };
+    kept::Device {
+        registration: Some(kept::Registration {
+            location: "5a31".into(),
+            route: Some(Route {
+                listener: 0,
+                address: "192.0.2.7:5683".parse().unwrap(),
+            }),
+            identity: Some(Arc::new(PeerIdentity::Psk(b"me".to_vec()))),
+            version: Version::V1_1,
+            terms: Terms {
+                lifetime: Some(300),
+                binding: Some("UQ".into()),
+                queue_mode: Some(true),
+            },
+            objects: ObjectList::parse(b"</>;ct=110,</1/0>,</3303/0>,</3303/1>").unwrap(),
+            standing: true,
+        }),
+        observations: vec![kept::Observation {
+            paths: vec![Path::instance(3303, 0)],
+            token: Token::new(&[1, 2, 3]).unwrap(),
+            request: vec![0x40, 1, 0, 0],
+            composite: false,
+        }],
+        descriptor: Some(kept::Descriptor {
+            name: "cellar".into(),
+            birth: Some(u64::MAX),
+            ..kept::Descriptor::default()
+        }),
+        contact: Some(kept::Contact {
+            availability: Availability {
+                state: State::Online,
+                reason: Reason::Update,
+                since: UnixTime::from_millis(1),
+                last_seen: UnixTime::from_millis(3),
+            },
+            refreshed: Some(UnixTime::from_millis(2)),
+            sequence: 7,
+            learned: kept::Learned {
+                many: Some(112),
+                ..kept::Learned::default()
+            },
+            message_id: Some(0xffff),
+            numbers: vec![(0x0102_0300, 5)],
+        }),
+        signals: vec![kept::Signal {
+            path: Path::resource(3303, 0, 5700),
+            topic: "lwm2mqtt/d/cellar/v/temperature-0/sensor-value".into(),
+            retained: true,
+            last: Some(sample),
+        }],
+        ..kept::Device::new("dev1".into())
+    }
+}
+
+/// What it takes that a device is kept.
+fn changes_of(device: &kept::Device) -> Vec<Change> {
+    let endpoint = &device.endpoint;
+    let mut changes = Changes::default();
+    changes.add(Change::Registered(
+        endpoint.clone(),
+        Box::new(device.registration.clone().unwrap()),
+        Urgency::Now,
+    ));
+    changes.add(Change::Observed(
+        endpoint.clone(),
+        device.observations.clone(),
+    ));
+    changes.add(Change::Described(
+        endpoint.clone(),
+        Box::new(device.descriptor.clone().unwrap()),
+        Urgency::Now,
+    ));
+    changes.add(Change::Heard(
+        endpoint.clone(),
+        Box::new(device.contact.clone().unwrap()),
+        Urgency::Soon,
+    ));
+    for signal in &device.signals {
+        changes.add(Change::Stands(
+            endpoint.clone(),
+            Box::new(signal.clone()),
+            Urgency::Soon,
+        ));
+    }
+    changes.take().collect()
+}
+
+fn devices(folder: &Folder) -> Vec<kept::Device> {
+    let mut devices = Vec::new();
+    let store = folder.open().unwrap();
+    store
+        .load(&mut |part| devices.extend(part.devices))
+        .unwrap();
+    devices
+}
+
+#[test]
+fn a_device_is_there_after_a_restart_with_all_that_was_known_of_it() {
+    let folder = Folder::new("device");
+    let mut store = folder.open().unwrap();
+    let (first, second) = (
+        kept_device(),
+        kept::Device {
+            signals: Vec::new(),
+            ..kept::Device {
+                endpoint: "a".into(),
+                ..kept_device()
+            }
+        },
+    );
+    store.apply_all(&changes_of(&first)).unwrap();
+    store.apply_all(&changes_of(&second)).unwrap();
+    drop(store);
+    // In the order in which they came.
+    assert_eq!(devices(&folder), [first, second]);
+}
+
+#[test]
+fn an_ended_registration_leaves_its_objects_and_a_forgotten_device_nothing() {
+    let folder = Folder::new("ended");
+    let mut store = folder.open().unwrap();
+    let mut device = kept_device();
+    store.apply_all(&changes_of(&device)).unwrap();
+    store
+        .apply(&Change::Ended(device.endpoint.clone()))
+        .unwrap();
+    drop(store);
+    device.registration.as_mut().unwrap().standing = false;
+    device.observations.clear();
+    assert_eq!(devices(&folder), [device.clone()]);
+
+    let mut store = folder.open().unwrap();
+    let path = device.signals.remove(0).path;
+    store
+        .apply(&Change::Cleared(device.endpoint.clone(), path))
+        .unwrap();
+    drop(store);
+    assert_eq!(devices(&folder), [device.clone()]);
+
+    let mut store = folder.open().unwrap();
+    store
+        .apply(&Change::Forgotten(device.endpoint.clone()))
+        .unwrap();
+    drop(store);
+    assert_eq!(devices(&folder), []);
+}
+
+#[test]
+fn only_credentials_wait_for_the_disk_itself() {
+    let folder = Folder::new("urgency");
+    let mut store = folder.open().unwrap();
+    let level = |store: &Sqlite| -> i64 {
+        let connection = &store.connection;
+        connection
+            .pragma_query_value(None, "synchronous", |row| row.get(0))
+            .unwrap()
+    };
+    store.apply_all(&changes_of(&kept_device())).unwrap();
+    assert_eq!(level(&store), 1, "NORMAL");
+    store.apply(&put(record("a"))).unwrap();
+    assert_eq!(level(&store), 2, "FULL");
 }

@@ -3,7 +3,7 @@
 use rusqlite::params;
 
 use super::Sqlite;
-use crate::kept::{Change, Kind};
+use crate::kept::{Change, Kind, path_to_bytes};
 use crate::server::credentials::{self, Psk};
 use crate::time::UnixTime;
 
@@ -11,6 +11,41 @@ impl Sqlite {
     pub(super) fn write(&self, change: &Change) -> rusqlite::Result<()> {
         match change {
             Change::Credential(change) => self.write_credential(change),
+            Change::Registered(endpoint, registration, _) => self.execute(
+                "INSERT INTO endpoint (name, registration, standing) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET registration = excluded.registration, standing = excluded.standing",
+                params![&**endpoint, encode(&**registration), registration.standing],
+            ),
+            Change::Ended(endpoint) => self.execute(
+                "UPDATE endpoint SET standing = 0, observations = NULL WHERE name = ?1",
+                params![&**endpoint],
+            ),
+            Change::Observed(endpoint, observations) => self.execute(
+                "UPDATE endpoint SET observations = ?2 WHERE name = ?1",
+                params![&**endpoint, encode(observations)],
+            ),
+            Change::Described(endpoint, descriptor, _) => self.execute(
+                "UPDATE endpoint SET descriptor = ?2 WHERE name = ?1",
+                params![&**endpoint, encode(&**descriptor)],
+            ),
+            Change::Heard(endpoint, contact, _) => self.execute(
+                "INSERT OR REPLACE INTO contact (endpoint, body) SELECT id, ?2 FROM endpoint WHERE name = ?1",
+                params![&**endpoint, encode(&**contact)],
+            ),
+            Change::Stands(endpoint, signal, _) => self.execute(
+                "INSERT OR REPLACE INTO signal (endpoint, path, body) SELECT id, ?2, ?3 FROM endpoint WHERE name = ?1",
+                params![&**endpoint, path_to_bytes(&signal.path), encode(&**signal)],
+            ),
+            Change::Cleared(endpoint, path) => self.execute(
+                "DELETE FROM signal WHERE endpoint = (SELECT id FROM endpoint WHERE name = ?1) AND path = ?2",
+                params![&**endpoint, path_to_bytes(path)],
+            ),
+            Change::Forgotten(endpoint) => {
+                self.execute("DELETE FROM endpoint WHERE name = ?1", params![&**endpoint])?;
+                self.execute(
+                    "DELETE FROM document WHERE endpoint = ?1",
+                    params![&**endpoint],
+                )
+            }
             Change::Put(document, _) => self.execute(
                 "INSERT OR REPLACE INTO document (endpoint, kind, id, body) VALUES (?1, ?2, ?3, ?4)",
                 params![
@@ -24,7 +59,7 @@ impl Sqlite {
                 "DELETE FROM document WHERE endpoint = ?1 AND kind = ?2 AND id = ?3",
                 params![&*key.endpoint, code(key.kind), &*key.id],
             ),
-            Change::Gateway(gateway) => self.execute(
+            Change::Gateway(gateway, _) => self.execute(
                 "INSERT OR REPLACE INTO gateway (id, body) VALUES (1, ?1)",
                 params![encode(gateway)],
             ),

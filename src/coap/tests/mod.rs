@@ -9,6 +9,7 @@ mod notifying;
 mod observing;
 mod requests;
 mod responses;
+mod standing;
 
 use crate::coap::block::{Block, BlockSize};
 

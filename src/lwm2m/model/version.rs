@@ -6,11 +6,15 @@ use std::str::FromStr;
 use crate::lwm2m::path::Id;
 
 /// A version of an object or of the LwM2M enabler, `1.1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode,
+)]
 pub struct Version {
     /// Changes when old and new no longer understand each other.
+    #[n(0)]
     pub major: u16,
     /// Changes when something is added.
+    #[n(1)]
     pub minor: u16,
 }
 

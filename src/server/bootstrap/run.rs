@@ -17,7 +17,6 @@ use crate::secret::Secret;
 use crate::server::answer::{OperationError, decode_values};
 use crate::server::credentials::IDENTITY_MAX;
 use crate::server::formats::Formats;
-use crate::server::operation::Shape;
 use crate::server::operation::segments;
 use crate::time::Now;
 
@@ -138,7 +137,7 @@ impl Run {
                 ..to(Code::GET, None)
             },
             Phase::Read(paths) => Request {
-                accept: format(&self.formats, 0).map(|format| format.0),
+                accept: self.formats.attempt(0, false).map(|f| f.0),
                 ..to(Code::GET, paths.front())
             },
             Phase::Delete(paths) => to(Code::DELETE, paths.front()),
@@ -161,7 +160,7 @@ impl Run {
         models: &Models,
         write: Option<&Write>,
     ) -> Result<(ContentFormat, Vec<u8>), String> {
-        let (Some(write), Some(format)) = (write, format(&self.formats, self.attempt)) else {
+        let (Some(write), Some(format)) = (write, self.formats.attempt(self.attempt, false)) else {
             return Err("no content format is left to try".to_owned());
         };
         let context = Context {
@@ -238,8 +237,8 @@ impl Run {
             Phase::Write(writes) => {
                 writes.pop_front();
                 self.written += 1;
-                if let Some(formats) = self.formats.choose(self.attempt, Shape::Values, false) {
-                    self.formats.taken(formats, Shape::Values, false);
+                if let Some(format) = self.formats.attempt(self.attempt, false) {
+                    self.formats.worked(format, false);
                 }
                 self.attempt = 0;
             }
@@ -277,7 +276,7 @@ impl Run {
                     Some(Code::UNSUPPORTED_CONTENT_FORMAT | Code::NOT_ACCEPTABLE)
                 );
                 let next = self.attempt + 1;
-                if declined && format(&self.formats, next).is_some() {
+                if declined && self.formats.attempt(next, false).is_some() {
                     self.attempt = next;
                     return Ok(());
                 }
@@ -407,10 +406,4 @@ fn links(payload: &[u8]) -> Result<Vec<link::Link>, link::LinkError> {
     let mut links = link::parse(&[b"</>;", version].concat())?;
     links.extend(link::parse(rest.get(1..).unwrap_or_default())?);
     Ok(links)
-}
-
-/// The format for an attempt.
-fn format(formats: &Formats, attempt: u8) -> Option<ContentFormat> {
-    let formats = formats.choose(attempt, Shape::Values, false)?;
-    Some(formats.body)
 }
