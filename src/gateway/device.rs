@@ -238,6 +238,8 @@ pub enum Reason {
     /// It sent a notification.
     #[n(2)]
     Notify,
+    /// It sent values of its own accord.
+    Send,
     /// It took its leave.
     #[n(3)]
     Deregistered,

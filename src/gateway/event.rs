@@ -186,6 +186,18 @@ pub enum Event {
         /// Why.
         detail: String,
     },
+    /// A Send was refused, with all its values.
+    SendRefused {
+        /// Its name in topics, if a device is registered there.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        /// From where it came.
+        address: String,
+        /// The code that it got.
+        code: String,
+        /// Why.
+        detail: String,
+    },
     /// A secure session did not come about.
     HandshakeFailed {
         /// From where it came.
@@ -349,6 +361,7 @@ impl Event {
         matches!(
             self,
             Self::RegistrationRefused { .. }
+                | Self::SendRefused { .. }
                 | Self::HandshakeFailed { .. }
                 | Self::Undecodable { .. }
                 | Self::ObserveFailed { .. }
@@ -431,6 +444,10 @@ impl Event {
                     write!(f, ", {identity}")?;
                 }
                 write!(f, ": registration refused ({code}): {detail}")
+            }
+            Self::SendRefused { device, address, code, detail } => {
+                let device = device.as_deref().unwrap_or("nobody who is registered");
+                write!(f, "{device} at {address}: values sent were refused ({code}): {detail}")
             }
             Self::Undecodable { device, path, detail } => write!(f, "{device}: {path} could not be taken: {detail}"),
             Self::ObserveFailed { device, path, detail } => write!(f, "{device}: {path} is not observed: {detail}"),

@@ -20,6 +20,8 @@ pub enum Source {
     /// A Read.
     #[n(1)]
     Read,
+    /// A Send.
+    Send,
 }
 
 impl Source {
@@ -27,6 +29,7 @@ impl Source {
         match self {
             Self::Notify => "notify",
             Self::Read => "read",
+            Self::Send => "send",
         }
     }
 }

@@ -218,6 +218,8 @@ pub struct Counters {
     pub secrets: u64,
     /// Values of the wrong type.
     pub undecodable: u64,
+    /// Sends refused, each with all its values.
+    pub sends_refused: u64,
     /// Values beyond the number of signals that a device may have.
     pub signals_full: u64,
     /// Registrations and bootstraps refused.

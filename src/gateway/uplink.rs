@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::coap::Peer;
 use crate::gateway::device::{self, Reason, Tracked};
 use crate::gateway::json::{Sample, Source};
 use crate::gateway::topics::Owner;
@@ -134,6 +135,26 @@ impl Gateway {
                     self.server.acknowledge(now, receipt);
                 }
             }
+            server::Event::Sent {
+                device,
+                records,
+                receipt,
+            } => {
+                self.on_contact(now, device, Reason::Send);
+                let arrival = Arrival {
+                    now,
+                    device,
+                    source: Source::Send,
+                    overtaken: false,
+                };
+                self.take_values(arrival, records, Vec::new());
+                self.server.acknowledge(now, receipt);
+            }
+            server::Event::SendRefused {
+                peer,
+                device,
+                refusal,
+            } => self.on_send_refused(now, peer, device, refusal),
             server::Event::Undecodable {
                 device,
                 target,
@@ -156,6 +177,25 @@ impl Gateway {
                 );
             }
         }
+    }
+
+    fn on_send_refused(
+        &mut self,
+        now: Now,
+        peer: Peer,
+        device: Option<DeviceId>,
+        refusal: server::Refusal,
+    ) {
+        self.counters.sends_refused += 1;
+        let device = device.and_then(|id| self.device(id));
+        let event = Event::SendRefused {
+            device: device.map(|device| device.name.to_string()),
+            address: self.address(peer),
+            code: refusal.code.to_string(),
+            detail: refusal.detail,
+        };
+        let source = self.server.route(peer).map(|route| route.address.ip());
+        self.report_about(now, source, event);
     }
 
     /// Publishes the values of one payload.

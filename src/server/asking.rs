@@ -333,7 +333,7 @@ impl Server {
         observation: ObservationId,
         response: &Response,
         Order { ended, overtaken }: Order,
-        receipt: Option<Receipt>,
+        receipt: Option<coap::Receipt>,
     ) {
         let Some((device, target)) = self.observations.get(&observation).cloned() else {
             return;
@@ -346,7 +346,7 @@ impl Server {
                     records,
                     problems,
                     overtaken,
-                    receipt,
+                    receipt: receipt.map(Receipt::Notification),
                 }),
                 Err(error) => {
                     self.emit(Event::Undecodable {
@@ -370,7 +370,7 @@ impl Server {
         }
     }
 
-    fn acknowledge_now(&mut self, receipt: Option<Receipt>) {
+    fn acknowledge_now(&mut self, receipt: Option<coap::Receipt>) {
         if let Some(receipt) = receipt {
             self.endpoint.acknowledge(receipt);
         }

@@ -28,9 +28,10 @@ impl Server {
             (_, [REGISTRATION_PATH] | [REGISTRATION_PATH, _]) => {
                 Response::new(Code::METHOD_NOT_ALLOWED)
             }
-            (Code::POST, ["dp"]) => {
-                Refusal::new(Code::NOT_IMPLEMENTED, "Send is not served yet").to_response()
-            }
+            (Code::POST, ["dp"]) => match self.on_send(now, peer, incoming, request) {
+                Some(refusal) => refusal,
+                None => return,
+            },
             _ => Response::new(Code::NOT_FOUND),
         };
         // The response leaves before any request to the device: a client ignores what comes
@@ -72,6 +73,11 @@ impl Server {
     /// and operations are void.
     fn register(&mut self, now: Now, peer: Peer, register: Register) -> Result<String, Refusal> {
         self.let_in(now, peer, &register.endpoint)?;
+        let profiles = &register.profiles;
+        let list = register.objects;
+        let objects = self.profile_ids.resolve(profiles, list.clone())?;
+        let objects = objects.ok_or_else(|| Refusal::new(Code::BAD_REQUEST, "no object list"))?;
+        self.profile_ids.learn(profiles, list.as_ref());
         let known = self.by_endpoint.get(register.endpoint.as_str()).copied();
         let device = match known {
             Some(device) => device,
@@ -80,14 +86,14 @@ impl Server {
         self.end_registration(now, device);
         let location = self.new_location();
         self.by_location.insert(location.clone().into(), device);
-        let formats = Formats::advertised(&register.objects.formats, register.version);
+        let formats = Formats::advertised(&objects.formats, register.version);
         let registration = Registration {
             location: location.clone().into(),
             peer,
             identity: self.identity(peer).cloned(),
             version: register.version,
             terms: register.terms,
-            objects: register.objects,
+            objects,
             refreshed: now,
             formats,
             abilities: Abilities::of(register.version),
@@ -103,6 +109,7 @@ impl Server {
         if let Some(identity) = &registration.identity {
             self.by_identity.insert(identity.clone(), device);
         }
+        self.by_peer.insert(peer, device);
         if let Some(entry) = self.devices.get_mut(device.0 as usize) {
             entry.registration = Some(registration);
         }
@@ -255,10 +262,14 @@ impl Server {
     }
 
     fn on_update(&mut self, now: Now, peer: Peer, location: &str, request: &Request) -> Response {
-        let Some(device) = self.at_location(peer, location) else {
+        let Some(device) = self.at_location(now, peer, location) else {
             return Response::new(Code::NOT_FOUND);
         };
-        let (terms, objects) = match parse_update(request) {
+        let update = parse_update(request).and_then(|update| {
+            let objects = self.profile_ids.resolve(&update.profiles, update.objects)?;
+            Ok((update.terms, objects))
+        });
+        let (terms, objects) = match update {
             Ok(update) => update,
             Err(refusal) => {
                 let endpoint = self.endpoint_name(device).map(ToString::to_string);
@@ -287,7 +298,7 @@ impl Server {
     }
 
     fn on_deregister(&mut self, now: Now, peer: Peer, location: &str) -> Response {
-        let Some(device) = self.at_location(peer, location) else {
+        let Some(device) = self.at_location(now, peer, location) else {
             return Response::new(Code::NOT_FOUND);
         };
         self.end_registration(now, device);
@@ -295,12 +306,23 @@ impl Server {
         Response::new(Code::DELETED)
     }
 
-    /// The device at a location, if `peer` is where it registered from. Without a secured
-    /// transport the address is all that tells it from somebody else; a device whose address
-    /// changed registers again (LwM2M Transport 1.1 §6.4.1).
-    fn at_location(&self, peer: Peer, location: &str) -> Option<DeviceId> {
+    /// The device at a location, if `peer` is where it registered from; or has proven to be who
+    /// registered, and then it is there from now on. Without a secured transport the address is all
+    /// that tells it from somebody else; a device whose address changed registers again
+    /// (LwM2M Transport 1.1 §6.4.1).
+    fn at_location(&mut self, now: Now, peer: Peer, location: &str) -> Option<DeviceId> {
         let device = *self.by_location.get(location)?;
-        (self.registration(device)?.peer == peer).then_some(device)
+        let registration = self.registration(device)?;
+        if registration.peer == peer {
+            return Some(device);
+        }
+        // Several endpoints may have one identity; the location says which of them it is.
+        let proven = self.identity(peer)?;
+        if registration.identity.as_ref() != Some(proven) {
+            return None;
+        }
+        self.follow(now, device, peer);
+        Some(device)
     }
 
     pub(super) fn watch_deadline(
@@ -327,6 +349,9 @@ impl Server {
             return;
         };
         self.by_location.remove(&registration.location);
+        if self.by_peer.get(&registration.peer) == Some(&device) {
+            self.by_peer.remove(&registration.peer);
+        }
         // One certificate may be for several endpoints, and another of them the last registered.
         if let Some(identity) = &registration.identity
             && self.by_identity.get(identity) == Some(&device)
@@ -342,11 +367,7 @@ impl Server {
             None,
         );
         self.keep_end(device);
-        for (_, observation) in registration.observations {
-            self.observations.remove(&observation);
-            self.endpoint
-                .cancel(now.instant, observation, Cancel::Forget);
-        }
+        self.forget_all(now, registration.observations);
         let running = registration.running.and_then(|exchange| {
             self.endpoint.abandon(exchange);
             self.running.remove(&exchange)
@@ -358,6 +379,23 @@ impl Server {
             .map(|queued| (queued.id, queued.operation));
         for (id, operation) in running.into_iter().chain(queued) {
             self.complete(id, device, operation, Err(OperationError::Unregistered));
+        }
+    }
+
+    /// Ends the observations of a registration that goes on.
+    pub(super) fn void_observations(&mut self, now: Now, device: DeviceId) {
+        if let Some(registration) = self.registration_mut(device) {
+            let observations = std::mem::take(&mut registration.observations);
+            self.forget_all(now, observations);
+            self.keep_observations(device);
+        }
+    }
+
+    fn forget_all(&mut self, now: Now, observations: Vec<(Target, ObservationId)>) {
+        for (_, observation) in observations {
+            self.observations.remove(&observation);
+            self.endpoint
+                .cancel(now.instant, observation, Cancel::Forget);
         }
     }
 

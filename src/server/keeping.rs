@@ -219,6 +219,7 @@ impl Server {
         if let Some(identity) = &registration.identity {
             self.by_identity.insert(identity.clone(), device);
         }
+        self.by_peer.insert(peer, device);
         self.watch_deadline(device, None, registration.deadline(grace));
         if let Some(entry) = self.devices.get_mut(device.0 as usize) {
             entry.registration = Some(registration);

@@ -13,7 +13,9 @@ mod formats;
 mod interface;
 mod keeping;
 mod operation;
+mod profile_ids;
 mod registration;
+mod send;
 mod single;
 #[cfg(test)]
 mod tests;
@@ -27,8 +29,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::coap::{
-    self, Cancel, Code, Endpoint, ExchangeId, Failure, IncomingId, ObservationId, Peer, Receipt,
-    Request, Response,
+    self, Cancel, Code, Endpoint, ExchangeId, Failure, IncomingId, ObservationId, Peer, Request,
+    Response,
 };
 use crate::dtls::{self, Mux, PeerIdentity, SessionId};
 use crate::kept::Change;
@@ -40,7 +42,8 @@ use crate::route::Route;
 use crate::server::abilities::Abilities;
 use crate::server::credentials::Book;
 use crate::server::device::{Device, Queued};
-use crate::server::registration::{Refusal, Register, parse_register, parse_update};
+use crate::server::profile_ids::ProfileIds;
+use crate::server::registration::{Register, parse_register, parse_update};
 use crate::server::single::Single;
 use crate::time::{Instant, Now, UnixTime};
 
@@ -50,7 +53,8 @@ pub use credentials::Purpose;
 pub use device::{DeviceId, OperationId, Registration};
 pub use formats::{Composite, Formats};
 pub use operation::Operation;
-pub use registration::Terms;
+pub use registration::{Refusal, Terms};
+pub use send::Receipt;
 pub use transport::Listener;
 
 /// The first segment of every location.
@@ -92,6 +96,8 @@ pub struct Limits {
     pub credentials: credentials::Limits,
     /// Devices that are being bootstrapped at a time.
     pub bootstraps: usize,
+    /// Object lists that are remembered by a profile ID.
+    pub profile_ids: usize,
     /// The message layer's own.
     pub coap: coap::Limits,
     /// The secure transport's own.
@@ -105,6 +111,7 @@ impl Default for Limits {
             operations_per_device: 64,
             credentials: credentials::Limits::default(),
             bootstraps: 10_000,
+            profile_ids: 1_000,
             coap: coap::Limits::default(),
             dtls: dtls::Limits::default(),
         }
@@ -221,6 +228,24 @@ pub enum Event {
         /// Give it to [`Server::acknowledge`] when the values are safe.
         receipt: Option<Receipt>,
     },
+    /// A device sent values of its own accord (Send): those of one message, all of them.
+    Sent {
+        /// Which device.
+        device: DeviceId,
+        /// The values.
+        records: Vec<Record>,
+        /// Give it to [`Server::acknowledge`] when the values are safe.
+        receipt: Receipt,
+    },
+    /// A Send was refused, as a whole.
+    SendRefused {
+        /// From where it came.
+        peer: Peer,
+        /// The device that is registered there, if one is.
+        device: Option<DeviceId>,
+        /// Code and reason.
+        refusal: Refusal,
+    },
     /// A notification whose payload could not be decoded at all. It was acknowledged: a repetition
     /// would be no better.
     Undecodable {
@@ -294,11 +319,14 @@ pub struct Server {
     devices: Vec<Device>,
     by_endpoint: KeyedMap<Arc<str>, DeviceId>,
     by_location: KeyedMap<Box<str>, DeviceId>,
+    /// Who registered from where; of several, the last.
+    by_peer: KeyedMap<Peer, DeviceId>,
     /// Whose registration came through a secure session.
     by_identity: KeyedMap<Arc<PeerIdentity>, DeviceId>,
     running: KeyedMap<ExchangeId, Running>,
     observations: KeyedMap<ObservationId, (DeviceId, Target)>,
     bootstrap: bootstrap::Bootstrap,
+    profile_ids: ProfileIds,
     deadlines: BTreeSet<(Instant, DeviceId)>,
     book: Book,
     operations: u64,
@@ -333,6 +361,7 @@ impl Server {
         });
         Self {
             bootstrap: bootstrap::Bootstrap::new(&mut rng),
+            profile_ids: ProfileIds::new(limits.profile_ids, &mut rng),
             settings,
             models,
             endpoint: Endpoint::new(parameters, limits.coap.clone(), rng.random()),
@@ -341,6 +370,7 @@ impl Server {
             devices: Vec::new(),
             by_endpoint: keyed::map(&mut rng),
             by_location: keyed::map(&mut rng),
+            by_peer: keyed::map(&mut rng),
             by_identity: keyed::map(&mut rng),
             running: keyed::map(&mut rng),
             observations: keyed::map(&mut rng),
@@ -425,9 +455,15 @@ impl Server {
         self.endpoint.counters()
     }
 
-    /// Takes custody of a notification: its values are safe.
+    /// Takes custody of a notification or a Send: its values are safe.
     pub fn acknowledge(&mut self, now: Now, receipt: Receipt) {
-        self.endpoint.acknowledge(receipt);
+        match receipt {
+            Receipt::Notification(receipt) => self.endpoint.acknowledge(receipt),
+            Receipt::Send(incoming) => {
+                let done = Response::new(Code::CHANGED);
+                self.endpoint.respond(now.instant, incoming, done);
+            }
+        }
         self.pump(now);
     }
 

@@ -21,8 +21,21 @@ pub struct Register {
     pub version: Version,
     /// What an Update may change as well.
     pub terms: Terms,
-    /// The objects, instances and formats of the client.
-    pub objects: ObjectList,
+    /// The names of object lists that it counts on being known (`pid`).
+    pub profiles: Vec<String>,
+    /// The objects, instances and formats of the client, if it lists any.
+    pub objects: Option<ObjectList>,
+}
+
+/// The content of an Update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// What changes of the terms.
+    pub terms: Terms,
+    /// The names of object lists (`pid`).
+    pub profiles: Vec<String>,
+    /// The complete new list, if there is one.
+    pub objects: Option<ObjectList>,
 }
 
 /// The parameters that Register sets and Update may change.
@@ -107,7 +120,7 @@ struct Parameters<'a> {
     lifetime: Option<&'a str>,
     binding: Option<&'a str>,
     queue: bool,
-    profile: bool,
+    profiles: Option<&'a str>,
 }
 
 impl<'a> Parameters<'a> {
@@ -121,11 +134,18 @@ impl<'a> Parameters<'a> {
                 "lt" => parameters.lifetime = Some(value),
                 "b" => parameters.binding = Some(value),
                 "Q" => parameters.queue = true,
-                "pid" => parameters.profile = true,
+                "pid" => parameters.profiles = Some(value),
                 _ => {}
             }
         }
         parameters
+    }
+
+    /// Several stand in quotation marks, with commas between them.
+    fn profiles(&self) -> Vec<String> {
+        let text = self.profiles.unwrap_or_default().trim_matches('"');
+        let ids = text.split(',').map(str::trim);
+        ids.filter(|id| !id.is_empty()).map(str::to_owned).collect()
     }
 
     fn terms(&self) -> Result<Terms, Refusal> {
@@ -170,33 +190,27 @@ pub fn parse_register(request: &Request, proven: Option<&str>) -> Result<Registe
     }
     let version = parse_version(parameters.version)?;
     let terms = parameters.terms()?;
-    if request.payload.is_empty() {
-        return Err(if parameters.profile {
-            Refusal::new(
-                Code::CONFLICT,
-                "profile ids are not known here; send the object list",
-            )
-        } else {
-            Refusal::new(Code::BAD_REQUEST, "no object list")
-        });
+    let (profiles, objects) = (parameters.profiles(), parse_objects(request)?);
+    if profiles.is_empty() && objects.is_none() {
+        return Err(Refusal::new(Code::BAD_REQUEST, "no object list"));
     }
     Ok(Register {
         endpoint: endpoint.to_owned(),
         version,
         terms,
-        objects: parse_objects(request)?,
+        profiles,
+        objects,
     })
 }
 
-/// Reads an Update: the terms that change, and the complete new object list if there is one.
-pub fn parse_update(request: &Request) -> Result<(Terms, Option<ObjectList>), Refusal> {
-    let terms = Parameters::parse(&request.query).terms()?;
-    let objects = if request.payload.is_empty() {
-        None
-    } else {
-        Some(parse_objects(request)?)
-    };
-    Ok((terms, objects))
+/// Reads an Update.
+pub fn parse_update(request: &Request) -> Result<Update, Refusal> {
+    let parameters = Parameters::parse(&request.query);
+    Ok(Update {
+        terms: parameters.terms()?,
+        profiles: parameters.profiles(),
+        objects: parse_objects(request)?,
+    })
 }
 
 fn parse_version(text: Option<&str>) -> Result<Version, Refusal> {
@@ -215,7 +229,10 @@ fn parse_version(text: Option<&str>) -> Result<Version, Refusal> {
     }
 }
 
-fn parse_objects(request: &Request) -> Result<ObjectList, Refusal> {
+fn parse_objects(request: &Request) -> Result<Option<ObjectList>, Refusal> {
+    if request.payload.is_empty() {
+        return Ok(None);
+    }
     match request.content_format.map(ContentFormat) {
         None | Some(ContentFormat::LINK_FORMAT) => {}
         Some(other) => {
@@ -231,7 +248,7 @@ fn parse_objects(request: &Request) -> Result<ObjectList, Refusal> {
             format!("the object list is not link-format: {error}"),
         )
     })?;
-    Ok(ObjectList::from_links(&links))
+    Ok(Some(ObjectList::from_links(&links)))
 }
 
 #[cfg(test)]
@@ -257,7 +274,33 @@ mod tests {
         assert_eq!(register.version, Version { major: 1, minor: 1 });
         assert_eq!(register.terms.lifetime(), Some(Duration::from_secs(300)));
         assert_eq!(register.terms.queue_mode, Some(true));
-        assert_eq!(register.objects.objects.len(), 2);
+        assert_eq!(register.objects.unwrap().objects.len(), 2);
+    }
+
+    // conformance: 1.2-int-110
+    #[test]
+    fn profile_ids_are_one_or_several_in_quotation_marks() {
+        for (query, expected) in [
+            ("pid=6:27354b9a", &["6:27354b9a"][..]),
+            ("pid=\"oma:1, v:2\"", &["oma:1", "v:2"]),
+        ] {
+            let register = register(&["ep=e", query], "").unwrap();
+            assert_eq!(register.profiles, expected);
+            assert_eq!(register.objects, None);
+        }
+    }
+
+    // conformance: P38
+    #[test]
+    fn a_query_is_taken_as_it_is_and_what_comes_twice_counts_last() {
+        let register = register(
+            &["lt=60", "ep=urn%3adev:%zz ü", "Q", "b=UQ", "lt=90"],
+            "</3/0>",
+        )
+        .unwrap();
+        assert_eq!(register.endpoint, "urn%3adev:%zz ü");
+        assert_eq!(register.terms.lifetime, Some(90));
+        assert_eq!(register.terms.queue_mode, Some(true));
     }
 
     #[test]
@@ -340,10 +383,6 @@ mod tests {
             Code::BAD_REQUEST
         );
         assert_eq!(register(&["ep=e"], "").unwrap_err().code, Code::BAD_REQUEST);
-        assert_eq!(
-            register(&["ep=e", "pid=oma:1"], "").unwrap_err().code,
-            Code::CONFLICT
-        );
         assert_eq!(
             register(&["ep=e"], "</3/0>,<").unwrap_err().code,
             Code::BAD_REQUEST

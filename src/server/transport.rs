@@ -159,15 +159,55 @@ impl Server {
         let Some(device) = self.by_identity.get(identity).copied() else {
             return;
         };
-        let Some(registration) = self.registration_mut(device) else {
+        self.follow(now, device, new);
+    }
+
+    /// A device has come by another way: what it has here goes on there. So does what others have
+    /// that came with it by the old one, which ends.
+    pub(super) fn follow(&mut self, now: Now, device: DeviceId, new: Peer) {
+        let Some(old) = self
+            .registration(device)
+            .map(|registration| registration.peer)
+        else {
             return;
         };
-        let old = std::mem::replace(&mut registration.peer, new);
-        self.endpoint.rebind(now.instant, old, new);
+        let several = self
+            .identity(new)
+            .is_some_and(|identity| self.book.may_be_several(identity));
+        let all = match several {
+            false => vec![device],
+            true => self.registered_at(old),
+        };
+        // Where another endpoint is already, what it has there stays, and the two are not mixed:
+        // what came along is observed anew.
+        let taken = several && self.by_peer.contains_key(&new);
+        for &device in &all {
+            if let Some(registration) = self.registration_mut(device) {
+                registration.peer = new;
+            }
+            self.keep_session(now, device);
+            if taken {
+                self.void_observations(now, device);
+                self.emit(Event::Amended(device));
+            }
+        }
+        self.by_peer.remove(&old);
+        self.by_peer.insert(new, device);
+        if !taken {
+            self.endpoint.rebind(now.instant, old, new);
+        }
         if let (Peer::Session(number), Some(mux)) = (old, &mut self.mux) {
             mux.close(SessionId(number));
         }
-        self.keep_session(now, device);
+    }
+
+    fn registered_at(&self, peer: Peer) -> Vec<DeviceId> {
+        let devices = self.devices.iter().enumerate();
+        let at_peer = devices.filter(|(_, device)| {
+            let registration = device.registration.as_ref();
+            registration.is_some_and(|registration| registration.peer == peer)
+        });
+        at_peer.map(|(number, _)| DeviceId(number as u32)).collect()
     }
 
     /// Keeps the session of a registered device until its registration ends: a device that says

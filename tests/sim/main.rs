@@ -15,3 +15,4 @@ mod rig;
 mod road;
 mod safety;
 mod secure;
+mod sends;

@@ -67,6 +67,12 @@ fn every_kind(text: &str) -> Vec<Event> {
             code: text(),
             detail: text(),
         },
+        Event::SendRefused {
+            device: Some(text()),
+            address: text(),
+            code: text(),
+            detail: text(),
+        },
         Event::HandshakeFailed {
             address: text(),
             detail: text(),
@@ -143,6 +149,7 @@ const fn is_in_the_list(event: &Event) {
         | Event::DeviceExpired { .. }
         | Event::DeviceUnreachable { .. }
         | Event::RegistrationRefused { .. }
+        | Event::SendRefused { .. }
         | Event::HandshakeFailed { .. }
         | Event::Undecodable { .. }
         | Event::ObserveFailed { .. }

@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::lwm2m::Path;
+use crate::server::Operation;
 use crate::server::credentials::{Placed, Psk, Record};
 
 fn rig(join: Join) -> Rig {
@@ -149,4 +151,101 @@ fn a_certificate_for_two_endpoints_keeps_the_second_when_the_first_ends_and_take
     assert_eq!(rig.peer_of("dev2"), before);
     assert_eq!(rig.register(device, "dev2"), Code::CREATED);
     assert_ne!(rig.peer_of("dev2"), before);
+}
+
+/// A device with a certificate for two endpoints, one of which it has registered and observes.
+fn one_of_two() -> (Rig, usize, Request) {
+    let mut rig = rig(Join::Open);
+    let device = rig.secured("cert:leaf:dev1,dev2");
+    let registered = rig.register_for(device, "dev1", 300);
+    let mut update = Request::new(Code::POST, ["rd"]);
+    update.path = registered.location;
+    observe(&mut rig, "dev1");
+    (rig, device, update)
+}
+
+fn observe(rig: &mut Rig, endpoint: &str) {
+    let number = rig.server.device_of(endpoint).unwrap();
+    let operation = Operation::Observe(Path::instance(3, 0).into(), Default::default());
+    rig.server.operate(rig.now, number, operation);
+    rig.settle();
+    assert_eq!(observed(rig, endpoint), 1);
+}
+
+fn observed(rig: &Rig, endpoint: &str) -> usize {
+    let number = rig.server.device_of(endpoint).unwrap();
+    rig.server.registration(number).unwrap().observed().count()
+}
+
+// conformance: CONMGMT-1.1-int-1350
+#[test]
+fn an_identity_of_several_endpoints_goes_on_at_a_new_address_by_its_location() {
+    let (mut rig, device, update) = one_of_two();
+    let before = rig.peer_of("dev1");
+    rig.devices[device].address.set_port(7);
+    rig.shake_hands(device, "cert:leaf:dev1,dev2");
+    assert_eq!(
+        rig.peer_of("dev1"),
+        before,
+        "the session does not say which"
+    );
+    assert_eq!(rig.ask(device, update).unwrap().code, Code::CHANGED);
+    assert_ne!(rig.peer_of("dev1"), before);
+    assert_eq!((observed(&rig, "dev1"), rig.server.sessions()), (1, 1));
+    let number = rig.server.device_of("dev1").unwrap();
+    let read = Operation::Read(Path::instance(3, 0).into());
+    rig.devices[device].requests.clear();
+    rig.server.operate(rig.now, number, read);
+    rig.settle();
+    assert_eq!(rig.devices[device].requests.len(), 1);
+}
+
+#[test]
+fn a_location_is_of_no_use_to_another_identity() {
+    let (mut rig, _, update) = one_of_two();
+    let before = rig.peer_of("dev1");
+    for identity in ["cert:other:dev1,dev2", "cert:leaf:dev1"] {
+        let other = rig.secured(identity);
+        assert_eq!(
+            rig.ask(other, update.clone()).unwrap().code,
+            Code::NOT_FOUND
+        );
+        let leave = Request {
+            method: Code::DELETE,
+            ..update.clone()
+        };
+        assert_eq!(rig.ask(other, leave).unwrap().code, Code::NOT_FOUND);
+    }
+    assert_eq!(rig.peer_of("dev1"), before);
+}
+
+#[test]
+fn an_endpoint_that_comes_to_the_session_of_another_leaves_the_observations_of_that_alone() {
+    let (mut rig, device, update) = one_of_two();
+    let second = rig.secured("cert:leaf:dev1,dev2");
+    assert_eq!(rig.register(second, "dev2"), Code::CREATED);
+    observe(&mut rig, "dev2");
+    assert_eq!(rig.ask(second, update).unwrap().code, Code::CHANGED);
+    assert_eq!(rig.peer_of("dev1"), rig.peer_of("dev2"));
+    assert_eq!((observed(&rig, "dev1"), observed(&rig, "dev2")), (0, 1));
+    assert!(matches!(
+        rig.events.iter().rev().find(|event| matches!(event, Event::Amended(_))),
+        Some(Event::Amended(number)) if Some(*number) == rig.server.device_of("dev1")
+    ));
+    assert!(rig.devices[device].mux.is_some());
+}
+
+// conformance: P22
+#[test]
+fn an_update_in_clear_from_another_address_is_not_known() {
+    let mut rig = rig(Join::Open);
+    let (device, stranger) = (rig.in_clear(), rig.in_clear());
+    let registered = rig.register_for(device, "dev1", 300);
+    let mut update = Request::new(Code::POST, ["rd"]);
+    update.path = registered.location;
+    assert_eq!(
+        rig.ask(stranger, update.clone()).unwrap().code,
+        Code::NOT_FOUND
+    );
+    assert_eq!(rig.ask(device, update).unwrap().code, Code::CHANGED);
 }

@@ -272,8 +272,11 @@ impl Rig {
                         coap::Output::Event(coap::Event::Request {
                             incoming, request, ..
                         }) => {
+                            let answer = Response {
+                                observe: request.observe.map(|_| 0),
+                                ..Response::new(Code::CONTENT)
+                            };
                             device.requests.push(request);
-                            let answer = Response::new(Code::CONTENT);
                             device.endpoint.respond(self.now.instant, incoming, answer);
                         }
                         coap::Output::Event(_) => {}
