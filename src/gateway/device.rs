@@ -239,6 +239,7 @@ pub enum Reason {
     #[n(2)]
     Notify,
     /// It sent values of its own accord.
+    #[n(12)]
     Send,
     /// It took its leave.
     #[n(3)]

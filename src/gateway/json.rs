@@ -21,6 +21,7 @@ pub enum Source {
     #[n(1)]
     Read,
     /// A Send.
+    #[n(2)]
     Send,
 }
 
