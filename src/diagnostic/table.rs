@@ -1,6 +1,7 @@
 //! Tables and values of a TOML text: what is expected of them, and what is said when it is not so.
 
 use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -323,6 +324,32 @@ impl<'a> Item<'a> {
             self.wrong_type("text", &format!("\"{example}\""));
         }
         text
+    }
+
+    /// A duration within bounds, `"30s"`, `"1h 30m"`.
+    pub fn duration(&self, least: Duration, most: Duration) -> Option<Duration> {
+        let text = self.text("30s")?;
+        match humantime::parse_duration(text) {
+            Ok(duration) if (least..=most).contains(&duration) => Some(duration),
+            Ok(_) => {
+                let bounds =
+                    [least, most].map(|bound| humantime::format_duration(bound).to_string());
+                self.error(
+                    "bad-value",
+                    format!("`{}` of {text} is out of range", self.key),
+                    format!("write a duration from {} to {}", bounds[0], bounds[1]),
+                );
+                None
+            }
+            Err(_) => {
+                self.error(
+                    "bad-duration",
+                    format!("`{text}` is no duration"),
+                    "write a number and a unit: \"30s\", \"10m\", \"1h 30m\", \"7d\"",
+                );
+                None
+            }
+        }
     }
 
     /// `true` or `false`.

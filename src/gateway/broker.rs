@@ -351,10 +351,10 @@ impl Gateway {
                             (&tracked.destination, &tracked.last)
                             && signal.retain
                         {
-                            let quality = if sample.suspect {
-                                Quality::Suspect
-                            } else {
-                                Quality::Cached
+                            let quality = match sample.suspect {
+                                _ if tracked.stale => Quality::Stale,
+                                true => Quality::Suspect,
+                                false => Quality::Cached,
                             };
                             batch.push(tracked.publish_of(signal, sample, quality));
                         }

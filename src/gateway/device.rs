@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::gateway::json::{Quality, Sample};
 use crate::gateway::publish::{Class, Properties, Publish, Qos};
-use crate::lwm2m::Path;
+use crate::gateway::watch::{Watch, Watching};
+use crate::lwm2m::{Path, Target};
 use crate::mapping::{Destination, Format, History, Kind, Profile, Signal, breaks_text};
 use crate::server::{Operation, OperationId};
 use crate::time::{Instant, UnixTime};
@@ -31,8 +32,10 @@ pub struct Device {
     pub sequence: u64,
     /// What is left of bringing the device to what the plan wants.
     pub setup: VecDeque<Operation>,
-    /// What the plan wants observed, and the device turned out not to have.
-    pub absent: Vec<Path>,
+    /// What the plan wants reported, by target.
+    pub watches: Vec<Watch>,
+    /// When it is looked after next, if anything can be due.
+    pub supervised: Option<Instant>,
     /// The setup step under way.
     pub setup_running: Option<OperationId>,
     /// When the availability was last published because of a mere contact.
@@ -66,7 +69,8 @@ impl Device {
             signals: Vec::new(),
             sequence: 0,
             setup: VecDeque::new(),
-            absent: Vec::new(),
+            watches: Vec::new(),
+            supervised: None,
             setup_running: None,
             seen_published: Instant::ZERO,
             contact_unkept: false,
@@ -75,6 +79,27 @@ impl Device {
             birth: None,
             birth_due: None,
         }
+    }
+
+    /// Where the watch of a target stands, or would stand.
+    pub fn find_watch(&self, target: &Target) -> Result<usize, usize> {
+        self.watches
+            .binary_search_by(|watch| watch.target.cmp(target))
+    }
+
+    /// The watch of a target, if the plan wants it reported.
+    pub fn watch_mut(&mut self, target: &Target) -> Option<&mut Watch> {
+        let at = self.find_watch(target).ok()?;
+        self.watches.get_mut(at)
+    }
+
+    /// What the plan wants observed, and the device turned out not to have.
+    pub fn absent(&self) -> impl Iterator<Item = Path> {
+        let absent = self
+            .watches
+            .iter()
+            .filter(|watch| watch.state == Watching::Absent);
+        absent.filter_map(|watch| watch.target.node().copied())
     }
 
     /// Where the signal of a path stands, or would stand.
@@ -101,6 +126,12 @@ pub struct Tracked {
     pub kept: bool,
     /// Whether the store knows an older value.
     pub unkept: bool,
+    /// When it came, or one that says the same.
+    pub heard: Instant,
+    /// How long it is good without another one, in seconds; 0 is for good.
+    pub fresh_for: u32,
+    /// Whether it stands as stale.
+    pub stale: bool,
 }
 
 impl Tracked {
@@ -134,6 +165,9 @@ impl Tracked {
             last: None,
             kept: false,
             unkept: false,
+            heard: Instant::ZERO,
+            fresh_for: 0,
+            stale: false,
         }
     }
 
@@ -299,7 +333,7 @@ pub struct About {
 /// Something about a device that an operator should know.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Problem {
-    /// What kind: `observe`, `attribute_dropped`, `topic`.
+    /// What kind: `observe`, `attributes`, `attribute_dropped`, `topic`.
     pub kind: &'static str,
     /// Where.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,7 +344,13 @@ pub struct Problem {
 
 impl Problem {
     /// Those that there are.
-    pub const KINDS: [&'static str; 3] = ["observe", "attribute_dropped", "topic"];
+    pub const KINDS: [&'static str; 5] = [
+        "observe",
+        "attributes",
+        "attribute_dropped",
+        "composite",
+        "topic",
+    ];
 
     /// How many of them a birth message has.
     const TOPICS_MAX: usize = 32;
@@ -329,6 +369,11 @@ impl Problem {
                 detail,
             });
         }
+    }
+
+    /// Whether it says something about what another one is about.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.path == other.path
     }
 
     /// Whether it is about the topic of a signal.

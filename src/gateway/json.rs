@@ -42,6 +42,8 @@ pub enum Quality {
     Good,
     /// Published again after the broker lost it.
     Cached,
+    /// None came for longer than the mapping allows.
+    Stale,
     /// The device sent something of the wrong type.
     Suspect,
 }
@@ -51,6 +53,7 @@ impl Quality {
         match self {
             Self::Good => "good",
             Self::Cached => "cached",
+            Self::Stale => "stale",
             Self::Suspect => "suspect",
         }
     }

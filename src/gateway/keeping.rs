@@ -164,7 +164,6 @@ impl Gateway {
             .into_iter()
             .filter_map(Problem::restored)
             .collect();
-        device.absent = descriptor.absent;
         device.birth = descriptor.birth;
         if let Some(contact) = &kept.contact {
             device.availability = contact.availability;
@@ -196,7 +195,8 @@ impl Gateway {
                     .setup
                     .push_back(Operation::Read(DEVICE_OBJECT.into()));
             }
-            self.reconcile(id);
+            let is_same = descriptor.profile.as_deref() == Some(profile.hash());
+            self.take_up(now, id, &descriptor.absent, is_same);
         }
         Ok(())
     }
@@ -441,8 +441,9 @@ impl Gateway {
             name: device.name.to_string(),
             about: device.about.clone(),
             problems: device.problems.iter().map(Problem::kept).collect(),
-            absent: device.absent.clone(),
+            absent: device.absent().collect(),
             birth: device.birth,
+            profile: Some(device.profile.hash().to_owned()),
         };
         let change = Change::Described(endpoint.clone(), Box::new(descriptor), urgency);
         self.outputs.push_back(Output::Store(change));

@@ -18,10 +18,12 @@ mod presence;
 pub mod publish;
 mod reconcile;
 mod reply;
+mod supervision;
 mod topics;
 mod understand;
 mod units;
 mod uplink;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -222,6 +224,10 @@ pub struct Counters {
     pub sends_refused: u64,
     /// Values beyond the number of signals that a device may have.
     pub signals_full: u64,
+    /// Observations that fell silent: no notification within one and a half times their pmax.
+    pub observations_lost: u64,
+    /// Values that were marked as stale.
+    pub stale: u64,
     /// Registrations and bootstraps refused.
     pub refused: u64,
     /// Events about what a peer did wrong that were neither said nor published, because too many
@@ -252,6 +258,8 @@ pub struct Gateway {
     purposes: KeyedMap<OperationId, Purpose>,
     /// Births that wait for more news of the same device.
     births: BTreeSet<(Instant, DeviceId)>,
+    /// When each device is looked after next of which something can be due.
+    supervised: BTreeSet<(Instant, DeviceId)>,
     broker: Broker,
     keeping: Keeping,
     outbox: Outbox,
@@ -312,6 +320,7 @@ impl Gateway {
             command_deadlines: BTreeSet::new(),
             purposes: keyed::map(&mut rng),
             births: BTreeSet::new(),
+            supervised: BTreeSet::new(),
             broker,
             keeping: Keeping::default(),
             outbox: Outbox::new(limits.outbox, &mut rng),
@@ -428,6 +437,7 @@ impl Gateway {
     fn on_timeout(&mut self, now: Now) {
         self.server.timeout(now);
         self.pump(now);
+        self.supervise(now);
         self.publish_due_births(now);
         self.expire_commands(now);
         self.tend_broker(now);
@@ -437,10 +447,12 @@ impl Gateway {
 
     fn next_timeout(&self) -> Option<Instant> {
         let births = self.births.first().map(|(at, _)| *at);
+        let supervised = self.supervised.first().map(|(at, _)| *at);
         let commands = self.command_deadlines.first().map(|(at, _)| *at);
         [
             self.server.next_timeout(),
             births,
+            supervised,
             commands,
             self.broker_timeout(),
             self.keeping_timeout(),

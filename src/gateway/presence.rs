@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::reconcile::{DEVICE_OBJECT, dropped_attributes, observe};
+use super::reconcile::{DEVICE_OBJECT, dropped_attributes};
 use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Problem, Reason, State};
 use crate::gateway::publish::Publish;
+use crate::gateway::watch::{self, Watch};
 use crate::gateway::{Event, Gateway};
 use crate::kept::Urgency;
 use crate::mapping::{Destination, DeviceFacts, suffixed};
@@ -31,9 +32,11 @@ impl Gateway {
         let profile = self.plan.profile(&facts);
         let desired = profile.observations(&facts, &self.models);
         let problems: Vec<_> = desired.iter().filter_map(dropped_attributes).collect();
+        // What was observed and attached before is void.
+        let mut watches = watch::of(desired);
         let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT.into()))
             .filter(|_| registration.has(&DEVICE_OBJECT))
-            .chain(desired.into_iter().flat_map(observe))
+            .chain(watches.iter_mut().flat_map(Watch::begin))
             .collect();
         let named = self.server.book().name_of(&endpoint);
         let wanted = named.map_or_else(|| profile.device_name(&facts), |name| name.to_string());
@@ -86,7 +89,7 @@ impl Gateway {
         device.removed = false;
         device.problems.extend(problems);
         device.setup = setup;
-        device.absent.clear();
+        device.watches = watches;
         device.setup_running = None;
         let device = device.name.to_string();
         self.report(
@@ -154,29 +157,26 @@ impl Gateway {
                 device: device.name.to_string(),
             };
             self.report(now, event);
-            self.reconcile(id);
+            self.reconcile(now, id);
             self.birth_later(now, id);
         }
+        self.tend_device(now, id);
         self.continue_setup(now, id);
     }
 
     /// An operation of ours changed what the device has registered.
     pub(super) fn on_amended(&mut self, now: Now, id: DeviceId) {
         self.publish_availability(now, id);
-        self.reconcile(id);
+        self.reconcile(now, id);
         self.birth_later(now, id);
         self.continue_setup(now, id);
     }
 
     pub(super) fn on_gone(&mut self, now: Now, id: DeviceId, reason: Reason) {
-        let Some(device) = self.device_mut(id) else {
+        self.dismiss(id);
+        let Some(device) = self.device_mut(id).filter(|device| !device.removed) else {
             return;
         };
-        device.setup.clear();
-        device.setup_running = None;
-        if device.removed {
-            return;
-        }
         let name = device.name.to_string();
         // An expired device was last seen when it was: only the state is of now.
         let last_seen = device.availability.last_seen;
@@ -193,6 +193,7 @@ impl Gateway {
         };
         self.publish_availability(now, id);
         self.keep_contact(id);
+        self.leave_values(id);
         self.report(
             now,
             match reason {
@@ -209,12 +210,11 @@ impl Gateway {
         if !removed {
             return self.on_gone(now, id, Reason::Blocked);
         }
+        self.dismiss(id);
         let Some(device) = self.device_mut(id) else {
             return;
         };
         device.removed = true;
-        device.setup.clear();
-        device.setup_running = None;
         device.birth = None;
         let due = device.birth_due.take();
         device.availability.state = State::Offline;
@@ -257,6 +257,7 @@ impl Gateway {
         self.keep_contact_soon(now, id);
         if registered && !is_online {
             self.set_availability(now, id, State::Online, reason);
+            self.tend_device(now, id);
             self.continue_setup(now, id);
         } else if now.instant.since(published) >= interval {
             self.publish_availability(now, id);

@@ -11,7 +11,7 @@ use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, units};
 use crate::lwm2m::codec::Problem;
 use crate::lwm2m::{Path, Record, Target, Value};
-use crate::mapping::{Destination, DeviceFacts, Signal};
+use crate::mapping::{Destination, DeviceFacts, Signal, StaleAfter};
 use crate::server::{self, DeviceId};
 use crate::time::{Now, UnixTime};
 
@@ -113,12 +113,13 @@ impl Gateway {
             } => self.on_completed(now, operation, device, asked, result),
             server::Event::Notified {
                 device,
+                target,
                 records,
                 problems,
                 overtaken,
                 receipt,
-                ..
             } => {
+                self.on_observation_heard(now, device, &target);
                 self.on_contact(now, device, Reason::Notify);
                 self.take_values(
                     Arrival {
@@ -160,6 +161,7 @@ impl Gateway {
                 target,
                 error,
             } => {
+                self.on_observation_heard(now, device, &target);
                 self.on_contact(now, device, Reason::Notify);
                 self.counters.undecodable += 1;
                 self.report_undecodable(now, device, &target, error.to_string());
@@ -169,12 +171,7 @@ impl Gateway {
                 target,
                 code,
             } => {
-                self.report_observe_failed(
-                    now,
-                    device,
-                    &target,
-                    format!("the device ended the observation with {code:?}"),
-                );
+                self.on_observation_ended(now, device, &target, code);
             }
         }
     }
@@ -325,21 +322,35 @@ impl Gateway {
         for publish in publishes {
             self.publish(publish);
         }
-        Some((index, newest?))
+        let newest = newest?;
+        let tracked = self
+            .devices
+            .get_mut(arrival.device.0 as usize)?
+            .signals
+            .get_mut(index)?;
+        tracked.heard = arrival.now.instant;
+        if tracked.fresh_for > 0 {
+            let due = arrival.now.instant + Duration::from_secs(tracked.fresh_for.into());
+            self.supervise_by(arrival.device, due);
+        }
+        Some((index, newest))
     }
 
     /// Whether a sample says what stands on its topic, and has stood there for a short time only.
     fn repeats(&self, id: DeviceId, index: usize, sample: &Sample) -> bool {
         let tracked = self.device(id).and_then(|device| device.signals.get(index));
-        let Some(Tracked {
-            destination: Destination::Signal(signal),
-            last: Some(last),
-            ..
-        }) = tracked
+        let Some(
+            tracked @ Tracked {
+                destination: Destination::Signal(signal),
+                last: Some(last),
+                ..
+            },
+        ) = tracked
         else {
             return false;
         };
         signal.retain
+            && !tracked.stale
             && sample.value == last.value
             && sample.suspect == last.suspect
             && sample.time < last.time + REPEAT_UNCHANGED
@@ -358,6 +369,7 @@ impl Gateway {
         };
         let publish = tracked.publish_of(signal, &sample, sample.quality());
         tracked.last = Some(sample);
+        tracked.stale = false;
         let path = tracked.path;
         units::spread(device, &path);
         self.counters.values += 1;
@@ -389,6 +401,11 @@ impl Gateway {
         let mut tracked = Tracked::new(path, destination, endpoint);
         if let Some(unit) = units::of(device, &path) {
             tracked.state_unit(&unit);
+        }
+        if let Destination::Signal(signal) = &tracked.destination
+            && let StaleAfter::Time(seconds) = signal.stale_after
+        {
+            tracked.fresh_for = seconds;
         }
         let mut refused = None;
         if let Destination::Signal(signal) | Destination::Raw(signal) = &tracked.destination {

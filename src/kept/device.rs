@@ -119,6 +119,9 @@ pub struct Descriptor {
     /// The hash of the birth message that stands.
     #[n(4)]
     pub birth: Option<u64>,
+    /// The hash of the profile by which attributes were written.
+    #[n(5)]
+    pub profile: Option<String>,
 }
 
 /// Something about a device that an operator should know.

@@ -20,7 +20,9 @@ pub use crate::name::{MAX_NAME, breaks_text, clean, clean_name, suffixed};
 pub use compile::{Compiled, RESERVED};
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
-pub use profile::{Destination, Format, History, Kind, Profile, Signal, Unmapped};
+pub use profile::{
+    Destination, Format, History, Kind, OnOffline, Profile, Signal, StaleAfter, Unmapped,
+};
 pub use template::{Field, Template, TemplateError, endpoint_tail};
 pub use transform::{Transform, TransformError};
 

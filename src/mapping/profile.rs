@@ -116,6 +116,39 @@ pub struct Signal {
     pub transform: Option<Arc<Transform>>,
     /// Where every sample goes besides, whenever it was taken.
     pub history: Option<Arc<History>>,
+    /// When its value is old.
+    pub stale_after: StaleAfter,
+    /// What becomes of its value when the device leaves.
+    pub on_offline: OnOffline,
+}
+
+/// How long the value of a signal is good without another one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StaleAfter {
+    /// So many times the `pmax` that it is observed with; for good without one.
+    Periods(f32),
+    /// So many seconds.
+    Time(u32),
+    /// For good.
+    Never,
+}
+
+impl Default for StaleAfter {
+    fn default() -> Self {
+        Self::Periods(1.5)
+    }
+}
+
+/// What becomes of a retained value when its device leaves (MQTT contract §6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOffline {
+    /// It stays: the availability tells.
+    #[default]
+    Keep,
+    /// It is marked as stale.
+    Stale,
+    /// It is deleted.
+    Clear,
 }
 
 impl Signal {
@@ -153,6 +186,8 @@ pub(super) struct SignalRule {
     pub(super) retain: Option<bool>,
     pub(super) qos: u8,
     pub(super) history: Option<HistoryRule>,
+    pub(super) stale_after: StaleAfter,
+    pub(super) on_offline: OnOffline,
 }
 
 impl SignalRule {
@@ -331,6 +366,8 @@ impl Profile {
                     access,
                     transform: None,
                     history: None,
+                    stale_after: StaleAfter::default(),
+                    on_offline: OnOffline::default(),
                     path: named.path,
                     instance: named.instance,
                     name: named.name,
@@ -347,6 +384,8 @@ impl Profile {
                 access: self.access(facts, path, models).0,
                 transform: None,
                 history: None,
+                stale_after: StaleAfter::default(),
+                on_offline: OnOffline::default(),
                 path: named.path,
                 instance: named.instance,
                 name: named.name,
@@ -426,6 +465,8 @@ impl Profile {
             access,
             transform: rule.transform.clone(),
             history,
+            stale_after: rule.stale_after,
+            on_offline: rule.on_offline,
             instance: named.instance,
             name: named.name,
         }

@@ -146,6 +146,15 @@ impl Server {
             .ok_or_else(not_observed)
     }
 
+    /// Drops an observation without a word to the device. If it goes on notifying, that is reset.
+    pub fn forget(&mut self, now: Now, device: DeviceId, target: &Target) {
+        if let Some(observation) = self.forget_observation(device, target) {
+            self.endpoint
+                .cancel(now.instant, observation, Cancel::Forget);
+            self.pump(now);
+        }
+    }
+
     /// Takes an observation out of the books.
     fn forget_observation(&mut self, device: DeviceId, target: &Target) -> Option<ObservationId> {
         let observations = &mut self.registration_mut(device)?.observations;

@@ -16,3 +16,4 @@ mod road;
 mod safety;
 mod secure;
 mod sends;
+mod supervision;

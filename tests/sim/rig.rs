@@ -80,6 +80,8 @@ pub struct Device {
     pub requests: Vec<Request>,
     /// Who observes what.
     pub observers: Vec<(String, Token)>,
+    /// Whether it answers an Observe as if it were a Read.
+    pub unobservable: bool,
     /// Whether it is switched off: it neither answers nor sends.
     pub dead: bool,
     /// The answers to its own requests.
@@ -295,6 +297,7 @@ impl Rig {
             answers: BTreeMap::new(),
             requests: Vec::new(),
             observers: Vec::new(),
+            unobservable: false,
             dead: false,
             responses: Vec::new(),
             road: None,
@@ -608,7 +611,10 @@ impl Device {
             .get(&(request.method, path.clone()))
             .cloned()
             .unwrap_or(Response::new(Code::NOT_FOUND));
-        if request.observe == Some(Observe::Register) && response.code.is_success() {
+        if request.observe == Some(Observe::Register)
+            && response.code.is_success()
+            && !self.unobservable
+        {
             response.observe = Some(0);
             self.observers.push((path, token));
         }

@@ -2,37 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::agent::mqtt::Address;
 use crate::diagnostic::Item;
 use crate::mapping::breaks_text;
 use crate::server::credentials::Network;
-
-/// A duration within bounds, `"30s"`, `"1h 30m"`.
-pub(super) fn duration(item: &Item<'_>, least: Duration, most: Duration) -> Option<Duration> {
-    let text = item.text("30s")?;
-    match humantime::parse_duration(text) {
-        Ok(duration) if (least..=most).contains(&duration) => Some(duration),
-        Ok(_) => {
-            let bounds = [least, most].map(|bound| humantime::format_duration(bound).to_string());
-            item.error(
-                "bad-value",
-                format!("`{}` of {text} is out of range", item.key()),
-                format!("write a duration from {} to {}", bounds[0], bounds[1]),
-            );
-            None
-        }
-        Err(_) => {
-            item.error(
-                "bad-duration",
-                format!("`{text}` is no duration"),
-                "write a number and a unit: \"30s\", \"10m\", \"1h 30m\", \"7d\"",
-            );
-            None
-        }
-    }
-}
 
 /// A size in bytes, `"64MiB"`.
 pub(super) fn size(item: &Item<'_>) -> Option<u64> {

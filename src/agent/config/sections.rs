@@ -155,7 +155,7 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
     }
     if let Some(item) = table.take("keep_alive") {
         let most = Duration::from_secs(65_535);
-        set(&mut mqtt.keep_alive, scalar::duration(&item, SECOND, most));
+        set(&mut mqtt.keep_alive, item.duration(SECOND, most));
     }
     if let Some(item) = table.take("admin") {
         let choice = item.one_of(&[
@@ -174,10 +174,7 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
             .collect();
     }
     if let Some(item) = table.take("last_seen_interval") {
-        set(
-            &mut mqtt.last_seen_interval,
-            scalar::duration(&item, SECOND, YEAR),
-        );
+        set(&mut mqtt.last_seen_interval, item.duration(SECOND, YEAR));
     }
     section(table, "spool", |table| {
         if let Some(item) = not_built(table, "max_size") {
@@ -238,17 +235,17 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
     if let Some(item) = table.take("lifetime_grace") {
         set(
             &mut devices.lifetime_grace,
-            scalar::duration(&item, Duration::ZERO, DAY),
+            item.duration(Duration::ZERO, DAY),
         );
     }
     if let Some(item) = table.take("ack_timeout") {
         set(
             &mut devices.ack_timeout,
-            scalar::duration(&item, Duration::from_millis(100), Duration::from_secs(60)),
+            item.duration(Duration::from_millis(100), Duration::from_secs(60)),
         );
     }
     if let Some(item) = not_built(table, "lifetime_max") {
-        devices.lifetime_max = scalar::duration(&item, SECOND, YEAR);
+        devices.lifetime_max = item.duration(SECOND, YEAR);
     }
     section(table, "bootstrap", |table| {
         let bootstrap = &mut devices.bootstrap;
@@ -337,7 +334,7 @@ fn upstream_server(mut table: Table<'_>) -> Upstream {
         let _ = SecretSource::read(&item, "lwm2mqtt.upstream-psk");
     }
     if let Some(item) = table.take("lifetime") {
-        set(&mut server.lifetime, scalar::duration(&item, SECOND, YEAR));
+        set(&mut server.lifetime, item.duration(SECOND, YEAR));
     }
     if let Some(item) = table.take("expose") {
         let choice = item.one_of(&[

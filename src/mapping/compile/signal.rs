@@ -1,5 +1,7 @@
 //! `[[signal]]` and `[defaults]`.
 
+use std::time::Duration;
+
 use super::attributes::{self, OBSERVE_KEYS};
 use super::subject::Subject;
 use super::value::{self, VALUE_KEYS};
@@ -7,7 +9,7 @@ use super::{Scope, Selector, check_name, topic};
 use crate::diagnostic::{Item, Table};
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::mapping::pattern::{PathPattern, PatternError};
-use crate::mapping::profile::{Format, HistoryRule, Kind, SignalRule, Unit};
+use crate::mapping::profile::{Format, HistoryRule, Kind, OnOffline, SignalRule, StaleAfter, Unit};
 use crate::mapping::template::Template;
 
 /// What a signal has unless it says otherwise.
@@ -19,6 +21,8 @@ pub(super) struct Defaults<'a> {
     topic: Option<(Item<'a>, Template)>,
     observe: NotificationAttributes,
     history: bool,
+    stale_after: StaleAfter,
+    on_offline: OnOffline,
 }
 
 impl Default for Defaults<'_> {
@@ -30,20 +34,14 @@ impl Default for Defaults<'_> {
             topic: None,
             observe: NotificationAttributes::default(),
             history: false,
+            stale_after: StaleAfter::default(),
+            on_offline: OnOffline::default(),
         }
     }
 }
 
 /// Keys of a signal that this version knows and does not build.
-const NOT_BUILT: [&str; 7] = [
-    "write",
-    "stale_after",
-    "deadband",
-    "expire",
-    "on_offline",
-    "ha",
-    "set_topic",
-];
+const NOT_BUILT: [&str; 5] = ["write", "deadband", "expire", "ha", "set_topic"];
 
 const FORMATS: [(&str, Option<Format>); 4] = [
     ("json", Some(Format::Json)),
@@ -72,6 +70,8 @@ impl<'a> Defaults<'a> {
         if let Some(item) = table.take("history") {
             defaults.history = item.boolean().unwrap_or_default();
         }
+        read_stale_after(&mut table, &mut defaults.stale_after);
+        read_on_offline(&mut table, &mut defaults.on_offline);
         table.belongs_elsewhere(&["telemetry"], "write it inside a `[[signal]]`");
         table.not_built(&NOT_BUILT);
         table.finish();
@@ -94,6 +94,51 @@ fn read_format(table: &mut Table<'_>, format: &mut Format) {
             Some(None) => item.not_built(),
             None => {}
         }
+    }
+}
+
+/// `"2.5 pmax"`, a duration, or `"never"`.
+fn read_stale_after(table: &mut Table<'_>, stale_after: &mut StaleAfter) {
+    const LEAST: Duration = Duration::from_secs(1);
+    const MOST: Duration = Duration::from_secs(366 * 86_400);
+    let Some(item) = table.take("stale_after") else {
+        return;
+    };
+    let Some(text) = item.text("2.5 pmax") else {
+        return;
+    };
+    let periods = text
+        .strip_suffix("pmax")
+        .map(|number| number.trim().parse());
+    let read = match (text, periods) {
+        ("never", _) => Some(StaleAfter::Never),
+        (_, Some(Ok(number))) if (1.0..=1000.0).contains(&number) => {
+            Some(StaleAfter::Periods(number))
+        }
+        (_, Some(_)) => {
+            item.error(
+                "bad-value",
+                format!("`{text}` is not so many times pmax"),
+                "write a number from 1 to 1000: \"2.5 pmax\"",
+            );
+            None
+        }
+        (_, None) => item
+            .duration(LEAST, MOST)
+            .and_then(|time| Some(StaleAfter::Time(u32::try_from(time.as_secs()).ok()?))),
+    };
+    *stale_after = read.unwrap_or(*stale_after);
+}
+
+fn read_on_offline(table: &mut Table<'_>, on_offline: &mut OnOffline) {
+    if let Some(item) = table.take("on_offline")
+        && let Some(choice) = item.one_of(&[
+            ("keep", OnOffline::Keep),
+            ("stale", OnOffline::Stale),
+            ("clear", OnOffline::Clear),
+        ])
+    {
+        *on_offline = choice;
     }
 }
 
@@ -141,6 +186,10 @@ pub(super) fn read<'a>(
         topic::needs_area(item, template, area);
         topic::distinguishes(item, template, pattern, subject.several, selector);
     }
+    let mut stale_after = defaults.stale_after;
+    read_stale_after(&mut table, &mut stale_after);
+    let mut on_offline = defaults.on_offline;
+    read_on_offline(&mut table, &mut on_offline);
     table.not_built(&NOT_BUILT);
     table.belongs_elsewhere(&OBSERVE_KEYS, "write it inside `observe = { … }`");
     table.belongs_elsewhere(&VALUE_KEYS, "write it inside `value = { … }`");
@@ -161,6 +210,8 @@ pub(super) fn read<'a>(
             topic: history.topic.map(|(_, template)| template),
             format: history.format,
         }),
+        stale_after,
+        on_offline,
     })
 }
 
