@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use crate::agent::config::{Config, Loaded, Missing, Sources};
 use crate::agent::run::{Agent, terminated};
 use crate::agent::setup::{self, Obstacle};
-use crate::agent::{check, config, device, log, simulate};
+use crate::agent::{check, config, device, log, operate, simulate};
 use crate::diagnostic::Diagnostic;
 
 /// Failure at run time.
@@ -57,6 +57,15 @@ enum Command {
     Demo(crate::agent::demo::Args),
     Simulate(Box<simulate::Args>),
     Device(device::Device),
+    Read(operate::Read),
+    Write(operate::Write),
+    Execute(operate::Execute),
+    Observe(operate::Observe),
+    Discover(operate::Discover),
+    Create(operate::Create),
+    Delete(operate::Delete),
+    Attributes(operate::Attributes),
+    Watch(operate::Watch),
     /// Show the running agent on one screen
     #[command(after_help = "Examples:\n  lwm2mqtt status\n  lwm2mqtt status --json")]
     Status,
@@ -86,18 +95,24 @@ pub fn main() -> ExitCode {
             };
         }
     };
+    let (file, json) = (cli.config.as_deref(), cli.json);
     match cli.command {
-        Command::Run => with_config(cli.config.as_deref(), run),
-        Command::Check { paths } => check::run(cli.config.as_deref(), &paths, cli.json),
+        Command::Run => with_config(file, run),
+        Command::Check { paths } => check::run(file, &paths, json),
         #[cfg(feature = "demo")]
-        Command::Demo(args) => finish(block_on(crate::agent::demo::run(args, cli.json))),
-        Command::Simulate(args) => finish(block_on(simulate::run(*args, cli.json))),
-        Command::Device(args) => with_places(cli.config.as_deref(), |config| {
-            answered(device::run(&config, &args, cli.json))
-        }),
-        Command::Status => with_places(cli.config.as_deref(), |config| {
-            answered(device::status(&config, cli.json))
-        }),
+        Command::Demo(args) => finish(block_on(crate::agent::demo::run(args, json))),
+        Command::Simulate(args) => finish(block_on(simulate::run(*args, json))),
+        Command::Device(args) => asked(file, |config| device::run(config, &args, json)),
+        Command::Read(args) => asked(file, |config| operate::read(config, &args, json)),
+        Command::Write(args) => asked(file, |config| operate::write(config, &args, json)),
+        Command::Execute(args) => asked(file, |config| operate::execute(config, &args, json)),
+        Command::Observe(args) => asked(file, |config| operate::observe(config, &args, json)),
+        Command::Discover(args) => asked(file, |config| operate::discover(config, &args, json)),
+        Command::Create(args) => asked(file, |config| operate::create(config, &args, json)),
+        Command::Delete(args) => asked(file, |config| operate::delete(config, &args, json)),
+        Command::Attributes(args) => asked(file, |config| operate::attributes(config, &args, json)),
+        Command::Watch(args) => asked(file, |config| operate::watch(config, &args, json)),
+        Command::Status => asked(file, |config| device::status(config, json)),
         Command::Generate {
             what: Generate::Config,
         } => {
@@ -118,9 +133,9 @@ fn with_config(file: Option<&Path>, go_on: impl FnOnce(Config) -> ExitCode) -> E
     config.map_or_else(|| EXIT_CONFIG.into(), go_on)
 }
 
-/// As [`with_config`] for a command that only looks for the agent: what the configuration may not
-/// do as its author believes, the agent itself has said.
-fn with_places(file: Option<&Path>, go_on: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+/// As [`with_config`] for a command that only asks the agent: what the configuration may not do as
+/// its author believes, the agent itself has said.
+fn asked(file: Option<&Path>, ask: impl FnOnce(&Config) -> anyhow::Result<ExitCode>) -> ExitCode {
     let Loaded {
         config,
         mut diagnostics,
@@ -132,11 +147,10 @@ fn with_places(file: Option<&Path>, go_on: impl FnOnce(Config) -> ExitCode) -> E
     });
     diagnostics.retain(Diagnostic::is_error);
     show(&diagnostics);
-    config.map_or_else(|| EXIT_CONFIG.into(), go_on)
-}
-
-fn answered(result: anyhow::Result<ExitCode>) -> ExitCode {
-    result.unwrap_or_else(|error| finish(Err(error)))
+    let Some(config) = config else {
+        return EXIT_CONFIG.into();
+    };
+    ask(&config).unwrap_or_else(|error| finish(Err(error)))
 }
 
 fn run(config: Config) -> ExitCode {

@@ -2,7 +2,7 @@
 //! on the store itself when none runs.
 
 mod key;
-mod show;
+pub(super) mod show;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use crate::agent::admin::{Request, Socket};
+use crate::agent::admin::{Answer, Heard, Request, Socket};
 use crate::agent::config::{self, Config};
 use crate::agent::devices::{Reading, Watch};
 use crate::agent::run::Clock;
@@ -62,8 +61,8 @@ pub struct Unstored {
 
 /// Something came from this machine.
 pub enum Event {
-    /// Somebody asks something.
-    Request(Request),
+    /// Somebody asks something, or goes.
+    Heard(Heard),
     /// Files of devices changed, or somebody wants them read again.
     Files(Reading),
 }
@@ -78,8 +77,7 @@ pub struct Local {
     /// Why the last change is not on the disk, until the next answer has said so.
     failure: Option<String>,
     socket: Option<Socket>,
-    asked: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<String>>,
+    waiting: BTreeMap<u64, Answer>,
     files: Watch,
     hangup: Option<Signal>,
 }
@@ -110,7 +108,6 @@ impl Local {
             flush_due: None,
             failure: None,
             socket,
-            asked: 0,
             waiting: BTreeMap::new(),
             files: Watch::start(settings.device_files, clock)?,
             hangup: signal(SignalKind::hangup()).ok(),
@@ -168,9 +165,9 @@ impl Local {
             ..
         } = self;
         loop {
-            let request = async {
+            let heard = async {
                 match socket {
-                    Some(socket) => socket.request().await,
+                    Some(socket) => socket.hear().await,
                     None => std::future::pending().await,
                 }
             };
@@ -181,7 +178,7 @@ impl Local {
                 }
             };
             tokio::select! {
-                request = request => return Event::Request(request),
+                heard = heard => return Event::Heard(heard),
                 _ = hung_up => files.read_again(),
                 reading = files.reading() => return Event::Files(reading),
             }
@@ -191,11 +188,14 @@ impl Local {
     /// Gives what came to the core.
     pub fn handle(&mut self, now: Now, event: Event, gateway: &mut Gateway) {
         match event {
-            Event::Request(Request { line, answer }) => {
+            Event::Heard(Heard::Left(id)) => {
+                self.waiting.remove(&id);
+                gateway.handle(now, Input::AdminLeft(id));
+            }
+            Event::Heard(Heard::Request(Request { id, line, answer })) => {
                 self.failure = None;
-                self.asked += 1;
-                self.waiting.insert(self.asked, answer);
-                let (id, request) = (self.asked, line.as_slice());
+                self.waiting.insert(id, answer);
+                let request = line.as_slice();
                 gateway.handle(now, Input::Admin { id, request });
             }
             Event::Files(Reading { files, diagnostics }) => {
@@ -290,17 +290,23 @@ impl Local {
         })
     }
 
-    /// Answers a request.
-    pub fn answer(&mut self, id: u64, reply: String) {
+    /// Says a line of the answer to a request; the last one, unless `more` follow.
+    pub fn answer(&mut self, id: u64, reply: String, more: bool) {
+        if more {
+            if let Some(answer) = self.waiting.get_mut(&id) {
+                answer.say(reply);
+            }
+            return;
+        }
         let Some(answer) = self.waiting.remove(&id) else {
             return;
         };
-        let reply = match self.failure.take() {
+        // What could not be stored is of a request that is answered at once.
+        let failure = self.failure.take().filter(|_| !answer.is_begun());
+        answer.end(match failure {
             None => reply,
             Some(failure) => unstored(&failure).to_string(),
-        };
-        // Whoever asked may be gone.
-        let _ = answer.send(reply);
+        });
     }
 }
 

@@ -24,6 +24,7 @@ pub mod entropy;
 pub mod local;
 pub mod log;
 pub mod mqtt;
+pub mod operate;
 pub mod run;
 pub mod setup;
 pub mod simulate;

@@ -268,7 +268,7 @@ impl Agent {
                     tracing::debug!("datagram to {route} not sent: {error}");
                 }
             }
-            Output::Admin { id, reply } => self.local.answer(id, reply),
+            Output::Admin { id, reply, more } => self.local.answer(id, reply, more),
             Output::Event(event) => log(&event),
             Output::Work(work) => self.worker.run(work),
             Output::Store(_) | Output::Timeout(_) => {}

@@ -13,7 +13,7 @@ use self::book::{Arguments, Entry, Keys};
 use crate::gateway::command::Asker;
 use crate::gateway::device::State;
 use crate::gateway::publish::{Message, Properties, Publish};
-use crate::gateway::{Event, Gateway, Purpose};
+use crate::gateway::{Event, Gateway, Output, Purpose};
 use crate::server::bootstrap::no_trigger;
 use crate::server::credentials::{Authority, Files, Join};
 use crate::time::Now;
@@ -44,7 +44,7 @@ pub struct AdminError {
 }
 
 impl AdminError {
-    fn new(kind: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(kind: &'static str, detail: impl Into<String>) -> Self {
         Self {
             kind,
             detail: detail.into(),
@@ -89,20 +89,33 @@ impl Gateway {
     }
 
     /// Answers a request of the machine itself: a JSON object with the `verb` and its arguments.
-    /// The answer is `{"ok":true,"result":…}` or `{"ok":false,"error":{"kind","detail"}}`.
-    pub(super) fn on_admin(&mut self, now: Now, request: &[u8]) -> String {
+    /// Each line of the answer is `{"ok":true,"result":…}` or `{"ok":false,"error":{"kind","detail"}}`;
+    /// one with `"more":true` is not the last.
+    pub(super) fn on_admin(&mut self, now: Now, id: u64, request: &[u8]) {
         let outcome = serde_json::from_slice::<Map<String, Json>>(request)
             // The words of the parser could repeat a value.
             .map_err(|_| AdminError::parse("the request is not a JSON object".to_owned()))
             .and_then(|mut object| match object.remove("verb") {
-                Some(Json::String(verb)) => self.admin(now, &verb, &object, Keys::Accepted),
+                Some(Json::String(verb)) => match self.on_lasting_admin(now, id, &verb, &object) {
+                    Some(begun) => begun.map(|()| None),
+                    None => self.admin(now, &verb, &object, Keys::Accepted).map(Some),
+                },
                 _ => Err(AdminError::parse("the request has no \"verb\"".to_owned())),
             });
-        match outcome {
-            Ok(result) => json!({ "ok": true, "result": result }),
+        let reply = match outcome {
+            // It answers by itself.
+            Ok(None) => return,
+            Ok(Some(result)) => json!({ "ok": true, "result": result }),
             Err(error) => json!({ "ok": false, "error": error }),
         }
-        .to_string()
+        .to_string();
+        // What is to be stored comes before the answer that says it is.
+        self.pump(now);
+        self.outputs.push_back(Output::Admin {
+            id,
+            reply,
+            more: false,
+        });
     }
 
     /// Carries out one verb.
@@ -476,7 +489,7 @@ impl Gateway {
     }
 }
 
-fn unknown(name: &str) -> AdminError {
+pub(super) fn unknown(name: &str) -> AdminError {
     AdminError::new(
         "unknown_device",
         format!(

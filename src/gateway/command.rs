@@ -49,6 +49,8 @@ pub struct Asker {
     pub topic: Arc<str>,
     /// What goes with it.
     pub correlation: Option<Vec<u8>>,
+    /// The request of the command line that hears the answer instead, as long as somebody listens.
+    pub line: Option<u64>,
 }
 
 /// The payload of a request, taken apart.

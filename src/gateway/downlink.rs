@@ -19,6 +19,7 @@ use crate::time::Now;
 
 impl Gateway {
     pub(super) fn on_message(&mut self, now: Now, message: Message) {
+        self.show_message(&message);
         if message.topic == *self.topics.bridge("sentinel") {
             return self.on_sentinel(now, &message.payload);
         }
@@ -63,7 +64,7 @@ impl Gateway {
         if let Err(error) = outcome {
             let reply = Reply {
                 device: &device_name,
-                op: verb_name(verb),
+                op: verb.name(),
                 error: Some(error),
                 ..Reply::default()
             };
@@ -110,13 +111,25 @@ impl Gateway {
             id,
             topic,
             correlation: message.correlation.clone(),
+            line: None,
         };
         let objection =
             objection.map(|reason| format!("no answer can go where it was wanted: {reason}"));
         (asker, objection)
     }
 
-    fn begin(
+    /// Who asks on the command line. When nobody listens there any more, the answer goes where it
+    /// does that was asked for without a topic.
+    pub(super) fn asker_on_line(&mut self, line: u64, device: &str, body: &Body) -> Asker {
+        let usual = self.topics.device(device, "reply");
+        let (asker, _) = self.asker_of(body.id.clone(), None, &Message::default(), usual);
+        Asker {
+            line: Some(line),
+            ..asker
+        }
+    }
+
+    pub(super) fn begin(
         &mut self,
         now: Now,
         asker: Asker,
@@ -419,7 +432,7 @@ impl Gateway {
         self.answer(now, &asker, status, reply);
     }
 
-    fn answer(&mut self, now: Now, asker: &Asker, status: Status, reply: Reply<'_>) {
+    pub(super) fn answer(&mut self, now: Now, asker: &Asker, status: Status, reply: Reply<'_>) {
         let reply = Reply {
             id: &asker.id,
             status,
@@ -427,6 +440,9 @@ impl Gateway {
             time: now.unix.to_string(),
             ..reply
         };
+        if self.reply_on_line(asker, &reply) {
+            return;
+        }
         let Ok(payload) = serde_json::to_vec(&reply) else {
             return;
         };
@@ -462,15 +478,4 @@ fn retained() -> CommandError {
 
 fn stopping() -> CommandError {
     CommandError::passing(ErrorKind::ShuttingDown, "the gateway is stopping")
-}
-
-const fn verb_name(verb: Verb<'_>) -> &str {
-    match verb {
-        Verb::Set(_) => "write",
-        Verb::Get(..) => "read",
-        Verb::Do(_) => "execute",
-        Verb::Lwm2m(operation) => operation,
-        Verb::Cancel => "cancel",
-        Verb::Unknown => "unknown",
-    }
 }

@@ -13,6 +13,7 @@ mod downlink;
 mod event;
 pub mod json;
 mod keeping;
+mod live;
 pub mod outbox;
 mod presence;
 pub mod publish;
@@ -38,6 +39,7 @@ use crate::gateway::command::{Command, CommandId};
 use crate::gateway::device::Device;
 use crate::gateway::event::Complaints;
 use crate::gateway::keeping::Keeping;
+use crate::gateway::live::Live;
 use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
 use crate::gateway::publish::Publish;
 use crate::gateway::topics::Topics;
@@ -96,6 +98,8 @@ pub struct GatewayLimits {
     pub signals_per_device: usize,
     /// Bytes of one request from MQTT.
     pub request: usize,
+    /// Requests of the machine itself whose answer goes on.
+    pub listeners: usize,
 }
 
 impl Default for GatewayLimits {
@@ -104,6 +108,7 @@ impl Default for GatewayLimits {
             commands: 10_000,
             signals_per_device: 4_096,
             request: 1 << 20,
+            listeners: 64,
         }
     }
 }
@@ -159,6 +164,8 @@ pub enum Input<'a> {
         /// A JSON object.
         request: &'a [u8],
     },
+    /// Nobody listens any more to the answer to an [`Input::Admin`].
+    AdminLeft(u64),
     /// An [`Output::Store`] could not be done.
     Unstored {
         /// What is lost at the next start.
@@ -183,12 +190,14 @@ pub enum Output {
     /// Store this: before anything that follows is done, if its urgency is
     /// [`Now`](crate::kept::Urgency::Now).
     Store(Change),
-    /// The answer to an [`Input::Admin`]: one line of JSON.
+    /// One line of JSON of the answer to an [`Input::Admin`].
     Admin {
         /// Which request.
         id: u64,
         /// What is answered.
         reply: String,
+        /// Whether other lines follow.
+        more: bool,
     },
     /// Something for the log.
     Event(Event),
@@ -265,6 +274,7 @@ pub struct Gateway {
     outbox: Outbox,
     counters: Counters,
     complaints: Complaints,
+    live: Live,
     health_due: Instant,
     started: Now,
     outputs: VecDeque<Output>,
@@ -326,6 +336,7 @@ impl Gateway {
             outbox: Outbox::new(limits.outbox, &mut rng),
             counters: Counters::default(),
             complaints: Complaints::new(now.instant, &mut rng),
+            live: Live::default(),
             health_due: now.instant + broker::HEALTH_INTERVAL,
             started: now,
             outputs: VecDeque::new(),
@@ -339,6 +350,7 @@ impl Gateway {
 
     /// Takes one input. Never fails: what is malformed or hostile is counted and said.
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
+        self.live.tick(now);
         match input {
             Input::Datagram { route, bytes } => self.server.receive(now, route, bytes),
             Input::Timeout => self.on_timeout(now),
@@ -349,12 +361,8 @@ impl Gateway {
             Input::Delivered(ticket) => self.on_delivered(ticket),
             Input::Refused(ticket, code) => self.on_refused(ticket, code),
             Input::Message(message) => self.on_message(now, message),
-            Input::Admin { id, request } => {
-                let reply = self.on_admin(now, request);
-                // What is to be stored comes before the answer that says it is.
-                self.pump(now);
-                self.outputs.push_back(Output::Admin { id, reply });
-            }
+            Input::Admin { id, request } => self.on_admin(now, id, request),
+            Input::AdminLeft(id) => self.on_admin_left(now, id),
             Input::Unstored { change, why } => self.server.unstored(now, &change, &why),
             Input::Stop => self.on_stop(),
         }
@@ -463,6 +471,7 @@ impl Gateway {
     }
 
     fn say(&mut self, event: Event) {
+        self.show_event(&event);
         self.outputs.push_back(Output::Event(event));
     }
 
@@ -476,11 +485,13 @@ impl Gateway {
 
     /// Hands a message to the outbox, which counts what it cannot take.
     fn publish(&mut self, publish: Publish) {
+        self.show_publish(&publish);
         let _ = self.outbox.push(publish);
     }
 
     /// As [`Gateway::publish`], ahead of what waits.
     fn publish_first(&mut self, publish: Publish) {
+        self.show_publish(&publish);
         let _ = self.outbox.push_first(publish);
     }
 

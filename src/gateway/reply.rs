@@ -144,6 +144,11 @@ pub enum ErrorKind {
 }
 
 impl CommandError {
+    /// A request that cannot be understood.
+    pub fn parse(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Parse, detail)
+    }
+
     /// An error that repeating does not mend.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         Self {

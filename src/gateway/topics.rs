@@ -73,6 +73,37 @@ pub enum Verb<'a> {
     Unknown,
 }
 
+impl<'a> Verb<'a> {
+    /// Reads what follows the device in the topic of a request.
+    pub fn parse(text: &'a str) -> Self {
+        let (verb, arguments) = text
+            .split_once('/')
+            .map_or((text, None), |(verb, rest)| (verb, Some(rest)));
+        let pair = arguments.and_then(|arguments| arguments.split_once('/'));
+        match (verb, arguments, pair) {
+            ("set", None, _) => Self::Set(None),
+            ("set", _, Some(signal)) => Self::Set(Some(signal)),
+            ("get", _, Some((instance, name))) => Self::Get(instance, name),
+            ("do", Some(command), _) => Self::Do(command),
+            ("lwm2m", Some(operation), _) => Self::Lwm2m(operation),
+            ("cancel", None, _) => Self::Cancel,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The name of the operation in answers.
+    pub const fn name(self) -> &'a str {
+        match self {
+            Self::Set(_) => "write",
+            Self::Get(..) => "read",
+            Self::Do(_) => "execute",
+            Self::Lwm2m(operation) => operation,
+            Self::Cancel => "cancel",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl Topics {
     /// Topics below `base`.
     pub fn new(base: &str, replies: Replies) -> Self {
@@ -160,20 +191,10 @@ impl Topics {
     pub fn parse_request<'a>(&self, topic: &'a str) -> Option<RequestTopic<'a>> {
         let rest = topic.strip_prefix(&*self.base)?.strip_prefix("/d/")?;
         let (device, verb) = rest.split_once('/')?;
-        let (verb, arguments) = verb
-            .split_once('/')
-            .map_or((verb, None), |(verb, rest)| (verb, Some(rest)));
-        let pair = arguments.and_then(|arguments| arguments.split_once('/'));
-        let verb = match (verb, arguments, pair) {
-            ("set", None, _) => Verb::Set(None),
-            ("set", _, Some(signal)) => Verb::Set(Some(signal)),
-            ("get", _, Some((instance, name))) => Verb::Get(instance, name),
-            ("do", Some(command), _) => Verb::Do(command),
-            ("lwm2m", Some(operation), _) => Verb::Lwm2m(operation),
-            ("cancel", None, _) => Verb::Cancel,
-            _ => Verb::Unknown,
-        };
-        Some(RequestTopic { device, verb })
+        Some(RequestTopic {
+            device,
+            verb: Verb::parse(verb),
+        })
     }
 }
 

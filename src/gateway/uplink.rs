@@ -55,6 +55,7 @@ impl Arrival {
 
 impl Gateway {
     pub(super) fn on_server(&mut self, now: Now, event: server::Event) {
+        self.look_on(&event);
         match event {
             server::Event::Registered { device, new } => self.on_registered(now, device, new),
             server::Event::Updated { device, changed } => self.on_updated(now, device, changed),

@@ -17,6 +17,7 @@ mod front;
 mod gateway;
 mod home;
 mod mqtt;
+mod operate;
 mod outage;
 mod scripted;
 #[cfg(feature = "dtls")]

@@ -9,6 +9,7 @@ mod devices;
 mod formats;
 mod history;
 mod joining;
+mod live;
 mod operations;
 mod restart;
 mod rig;

@@ -49,7 +49,7 @@ pub struct Rig {
     pub broker: Broker,
     pub events: Vec<Event>,
     /// What was answered to requests of the machine itself.
-    pub replies: BTreeMap<u64, Json>,
+    pub replies: BTreeMap<u64, Vec<Json>>,
     /// What was to be stored of credentials.
     pub stored: Vec<Change>,
     /// All that is stored.
@@ -403,13 +403,20 @@ impl Rig {
 
     /// Asks as the command line does; the whole answer.
     pub fn administer(&mut self, request: &Json) -> Json {
+        let id = self.begin_admin(request);
+        self.replies[&id].last().unwrap().clone()
+    }
+
+    /// Asks as the command line does; the number under which the lines of the answer come.
+    pub fn begin_admin(&mut self, request: &Json) -> u64 {
         let id = self.replies.len() as u64;
+        self.replies.insert(id, Vec::new());
         let request = request.to_string();
         self.input(Input::Admin {
             id,
             request: request.as_bytes(),
         });
-        self.replies[&id].clone()
+        id
     }
 
     /// Gives an input to the gateway and does what it wants done.
@@ -487,9 +494,9 @@ impl Rig {
                 Output::Datagram { route, bytes } => self
                     .wire
                     .push_back((arrival, Datagram::ToDevice(route, bytes))),
-                Output::Admin { id, reply } => {
-                    self.replies
-                        .insert(id, serde_json::from_str(&reply).unwrap());
+                Output::Admin { id, reply, .. } => {
+                    let line = serde_json::from_str(&reply).unwrap();
+                    self.replies.entry(id).or_default().push(line);
                 }
                 Output::Store(change) => {
                     if let kept::Change::Credential(change) = &change {

@@ -20,21 +20,27 @@ async fn asked(path: &Path, request: serde_json::Value) -> Asked {
         .unwrap()
 }
 
+/// The next request; who has gone is passed over.
+async fn asking(socket: &mut Socket) -> Request {
+    loop {
+        if let Heard::Request(request) = socket.hear().await {
+            return request;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_request_gets_its_answer_and_only_owner_and_group_may_ask() {
     let path = path("answer");
     let mut socket = Socket::bind(&path).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
     let agent = async {
-        let request = socket.request().await;
+        let request = asking(&mut socket).await;
         assert_eq!(request.line, b"{\"verb\":\"status\"}\n");
-        request
-            .answer
-            .send(r#"{"ok":true,"result":7}"#.into())
-            .unwrap();
-        let request = socket.request().await;
+        request.answer.end(r#"{"ok":true,"result":7}"#.into());
+        let request = asking(&mut socket).await;
         let refusal = r#"{"ok":false,"error":{"kind":"x","detail":"no"}}"#;
-        request.answer.send(refusal.into()).unwrap();
+        request.answer.end(refusal.into());
     };
     let person = async {
         let first = asked(&path, json!({ "verb": "status" })).await;
@@ -78,4 +84,70 @@ async fn a_request_without_end_is_cut_off() {
     // Closing on what was not read is an error to the sender (unix(7)), after the answer.
     let _ = read;
     assert!(answer.contains("too long"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_of_many_lines_goes_on_until_its_last_and_the_end_of_the_asker_is_heard() {
+    let path = path("lines");
+    let mut socket = Socket::bind(&path).unwrap();
+    let agent = async {
+        let mut first = asking(&mut socket).await;
+        for number in 1..=3 {
+            let line = format!("{{\"ok\":true,\"more\":true,\"result\":{number}}}");
+            first.answer.say(line);
+        }
+        first.answer.end(r#"{"ok":true,"result":"last"}"#.into());
+        let mut second = asking(&mut socket).await;
+        second
+            .answer
+            .say(r#"{"ok":true,"more":true,"result":1}"#.into());
+        // Its asker goes in the middle.
+        while !matches!(socket.hear().await, Heard::Left(id) if id == second.id) {}
+    };
+    let asker = path.clone();
+    let person = tokio::task::spawn_blocking(move || {
+        let forever = Some(Duration::from_secs(20));
+        let mut first = Conversation::begin(&asker, &json!({})).unwrap().unwrap();
+        let mut lines = Vec::new();
+        while let Some(Line::Said(line)) = first.next(forever).unwrap() {
+            let is_last = line == "last";
+            lines.push(line);
+            if is_last {
+                break;
+            }
+        }
+        assert_eq!(lines, [json!(1), json!(2), json!(3), json!("last")]);
+        drop(first);
+        let mut second = Conversation::begin(&asker, &json!({})).unwrap().unwrap();
+        assert_eq!(second.next(forever).unwrap(), Some(Line::Said(json!(1))));
+        assert_eq!(second.next(Some(Duration::from_millis(20))).unwrap(), None);
+    });
+    let (person, ()) = tokio::join!(person, agent);
+    person.unwrap();
+}
+
+#[test]
+fn one_who_reads_slowly_is_told_how_much_was_lost_and_gets_the_last_line() {
+    let (mut answer, mut heard) = Answer::new().unwrap();
+    for number in 0..LINES + 7 {
+        answer.say(number.to_string());
+    }
+    for number in 0..LINES {
+        assert_eq!(heard.try_recv().unwrap(), number.to_string());
+    }
+    answer.say("later".into());
+    assert_eq!(
+        heard.try_recv().unwrap(),
+        r#"{"ok":true,"more":true,"lost":7}"#
+    );
+    assert_eq!(heard.try_recv().unwrap(), "later");
+    for _ in 0..=LINES {
+        answer.say("again".into());
+    }
+    answer.end("last".into());
+    assert_eq!(heard.len(), LINES + 1);
+    for _ in 0..LINES {
+        heard.try_recv().unwrap();
+    }
+    assert_eq!(heard.try_recv().unwrap(), "last");
 }

@@ -77,7 +77,7 @@ pub fn list(list: &Json) {
 }
 
 /// Rows with columns of equal width, two spaces apart.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
