@@ -474,6 +474,7 @@ mod tests {
         }
     }
 
+    // conformance: P1
     #[test]
     fn after_4_12_the_next_lower_version_is_tried_at_once() {
         let mut rig = Rig::new(LATEST);

@@ -417,6 +417,7 @@ mod tests {
         }
     }
 
+    // conformance: P11
     #[test]
     fn thresholds_and_steps_notify_as_the_specification_shows() {
         for (attributes, from, to, notifies) in [
@@ -442,6 +443,7 @@ mod tests {
         }
     }
 
+    // conformance: P11
     #[test]
     fn the_step_is_measured_from_the_last_notified_value() {
         let mut rig = Rig::new(VALUE, Value::Float(20.0), &["st=1"]);
@@ -465,6 +467,7 @@ mod tests {
         }
     }
 
+    // conformance: P12
     #[test]
     fn pmin_holds_back_and_then_sends_the_value_of_that_moment() {
         let mut rig = Rig::new(VALUE, Value::Float(1.0), &["pmin=10"]);
@@ -493,6 +496,7 @@ mod tests {
         assert_eq!(rig.reporting.next_timeout(), Some(second(160)));
     }
 
+    // conformance: P12
     #[test]
     fn a_pmax_of_zero_or_below_pmin_is_no_maximum() {
         for attributes in [&["pmax=0"][..], &[]] {
@@ -504,6 +508,7 @@ mod tests {
         assert_eq!(rig.reporting.next_timeout(), None);
     }
 
+    // conformance: P13
     #[test]
     fn the_nearest_attachment_counts_name_by_name() {
         let mut rig = Rig::new(VALUE, Value::Float(1.0), &["pmin=1"]);
@@ -524,6 +529,7 @@ mod tests {
         assert!(rig.notifies(0));
     }
 
+    // conformance: 313, P13
     #[test]
     fn attributes_of_the_observe_itself_replace_the_attached_ones() {
         let mut rig = Rig::new(VALUE, Value::Float(1.0), &["pmin=100", "gt=50"]);
@@ -542,6 +548,7 @@ mod tests {
         assert_eq!(rig.reporting.next_timeout(), Some(second(60)));
     }
 
+    // conformance: P12
     #[test]
     fn a_shorter_pmax_applies_to_the_period_that_runs() {
         let mut rig = Rig::new(VALUE, Value::Float(1.0), &["pmax=600"]);

@@ -192,6 +192,7 @@ mod tests {
         );
     }
 
+    // conformance: P26
     #[test]
     fn a_replaced_instance_loses_what_is_optional_and_not_named() {
         let mut tree = tree();

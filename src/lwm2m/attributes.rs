@@ -425,6 +425,7 @@ mod tests {
         assert!(AttributeChange::between(&same, &same).is_empty());
     }
 
+    // conformance: P29
     #[test]
     fn what_is_refused_says_why() {
         for (text, message) in [

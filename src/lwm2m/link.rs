@@ -264,6 +264,7 @@ mod tests {
         links.iter().map(line).collect::<Vec<_>>().join("|")
     }
 
+    // conformance: P24
     #[test]
     fn links_are_read_as_devices_write_them() {
         for (text, links) in [

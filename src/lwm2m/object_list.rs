@@ -250,6 +250,7 @@ mod tests {
         );
     }
 
+    // conformance: P24
     #[test]
     fn a_version_stands_at_the_object_or_at_an_instance_quoted_or_not() {
         for text in [
@@ -270,6 +271,7 @@ mod tests {
         );
     }
 
+    // conformance: P24
     #[test]
     fn a_list_without_the_root_link_or_in_disorder_is_accepted() {
         let list = read("</3303/1/>, </3303/0>,</3303/1>,</1/0>");
@@ -306,6 +308,7 @@ mod tests {
         );
     }
 
+    // conformance: P35
     #[test]
     fn the_alternate_path_is_taken_off() {
         let list = read("</a/b>;rt=\"x oma.lwm2m\";ct=110,</a/b/3/0>,</3/1>,</a/bc/3/2>,</a>");

@@ -86,6 +86,7 @@ fn what_cannot_be_meant_is_a_usage_error() {
     }
 }
 
+// conformance: 224, 260
 #[test]
 fn operations_are_answered_in_the_terminal_and_as_json() {
     let live = Live::start("operate");

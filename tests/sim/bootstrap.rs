@@ -116,6 +116,7 @@ fn written(rig: &Rig, device: usize) -> BTreeMap<Path, Value> {
     tree
 }
 
+// conformance: 0
 #[test]
 fn a_bootstrapped_device_registers_where_it_was_told() {
     let mut rig = rig();
@@ -237,6 +238,7 @@ fn administer(rig: &mut Rig, verb: &str, payload: &str) -> serde_json::Value {
     replies.last().cloned().unwrap()
 }
 
+// conformance: 5
 #[test]
 fn a_registered_device_is_told_to_bootstrap() {
     let mut rig = rig();

@@ -106,6 +106,7 @@ fn a_read_brings_the_value_and_refreshes_the_topic() {
     );
 }
 
+// conformance: 241
 #[test]
 fn an_execute_goes_by_name_or_by_path() {
     let (mut rig, device) = rig();

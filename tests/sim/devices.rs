@@ -9,6 +9,7 @@ use crate::rig::{Rig, content};
 const SECOND: Duration = Duration::from_secs(1);
 const VALUE: &str = "lwm2mqtt/d/dev1/v/temperature-0/sensor-value";
 
+// conformance: 101
 #[test]
 fn a_registered_device_stands_on_mqtt_without_a_mapping() {
     let mut rig = Rig::new();
@@ -90,6 +91,7 @@ fn what_a_device_does_not_have_is_not_asked_for() {
     );
 }
 
+// conformance: 103
 #[test]
 fn a_device_that_leaves_is_offline_and_its_values_stay() {
     let mut rig = Rig::new();
@@ -109,6 +111,7 @@ fn a_device_that_leaves_is_offline_and_its_values_stay() {
     );
 }
 
+// conformance: 102
 #[test]
 fn a_device_that_falls_silent_expires_after_lifetime_and_grace() {
     let mut rig = Rig::new();
@@ -130,6 +133,7 @@ fn a_device_that_falls_silent_expires_after_lifetime_and_grace() {
     assert!(availability["last_seen"].as_str().unwrap() < "2026-11-22T15:19:24");
 }
 
+// conformance: P16
 #[test]
 fn updates_keep_a_device_and_notifications_do_not() {
     let mut rig = Rig::new();
@@ -160,6 +164,7 @@ fn updates_keep_a_device_and_notifications_do_not() {
     );
 }
 
+// conformance: P15
 #[test]
 fn a_device_that_registers_again_is_observed_again() {
     let mut rig = Rig::new();
@@ -181,6 +186,7 @@ fn a_device_that_registers_again_is_observed_again() {
     );
 }
 
+// conformance: P37, P40
 #[test]
 fn a_device_that_does_not_answer_is_unreachable_until_it_is_heard_of() {
     let mut rig = Rig::new();
@@ -215,6 +221,7 @@ fn a_device_that_does_not_answer_is_unreachable_until_it_is_heard_of() {
     );
 }
 
+// conformance: P9, P39
 #[test]
 fn formats_are_tried_until_one_is_taken() {
     let mut rig = Rig::new();
@@ -235,6 +242,7 @@ fn formats_are_tried_until_one_is_taken() {
     );
 }
 
+// conformance: P1
 #[test]
 fn an_unknown_version_gets_4_12_and_may_step_down() {
     let mut rig = Rig::new();
@@ -256,6 +264,7 @@ fn an_unknown_version_gets_4_12_and_may_step_down() {
     );
 }
 
+// conformance: P15
 #[test]
 fn an_update_from_another_address_is_not_believed() {
     let mut rig = Rig::new();
@@ -305,6 +314,7 @@ fn a_value_of_the_wrong_type_is_said_and_the_others_are_kept() {
     );
 }
 
+// conformance: P39
 #[test]
 fn a_payload_that_cannot_be_decoded_changes_nothing() {
     let mut rig = Rig::new();
@@ -410,6 +420,7 @@ fn a_clock_that_is_set_back_does_not_stop_the_values() {
     assert!(value["time"].as_str().unwrap().starts_with("2023-"));
 }
 
+// conformance: P24
 #[test]
 fn a_device_with_an_alternate_path_is_asked_below_it() {
     let mut rig = Rig::new();

@@ -125,6 +125,7 @@ fn what_is_not_waited_for_is_answered_on_the_topic_of_replies() {
     );
 }
 
+// conformance: 303
 #[test]
 fn one_who_observes_gets_each_value_and_ends_what_it_began() {
     let mut rig = Rig::new();

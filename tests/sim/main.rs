@@ -6,6 +6,7 @@ mod bootstrap;
 mod broker;
 mod commands;
 mod devices;
+mod driven;
 mod formats;
 mod history;
 mod joining;

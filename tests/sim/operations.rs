@@ -66,7 +66,7 @@ fn status(code: Code) -> Response {
     Response::new(code)
 }
 
-// conformance: P28
+// conformance: P28, 229
 #[test]
 fn a_composite_read_goes_to_the_bare_root_and_brings_all_values() {
     let (mut rig, device) = rig();
@@ -358,7 +358,7 @@ fn discover_has_a_depth_since_1_2_and_what_an_older_device_says_beyond_it_is_lef
     assert_eq!(ask_for(&mut rig, device), (vec![], expected));
 }
 
-// conformance: P24
+// conformance: P24, P35
 #[test]
 fn a_device_with_an_alternate_path_has_everything_below_it() {
     let mut rig = Rig::new();
@@ -395,7 +395,7 @@ fn a_device_with_an_alternate_path_has_everything_below_it() {
     assert_eq!(ask(&mut rig, "create", &create)["location"], "/3303/4");
 }
 
-// conformance: 1.2-int-312
+// conformance: 1.2-int-312, 313
 #[test]
 fn an_observation_has_attributes_of_its_own_since_1_2() {
     let observe = json!({ "path": "/3303/0/5700", "attributes": { "pmin": 5, "con": true } });

@@ -84,6 +84,8 @@ pub struct Device {
     pub unobservable: bool,
     /// Whether it is switched off: it neither answers nor sends.
     pub dead: bool,
+    /// The only Content-Format that it takes, if it is one.
+    pub only: Option<u16>,
     /// The answers to its own requests.
     pub responses: Vec<Response>,
     /// What it sends by, if not in clear.
@@ -299,6 +301,7 @@ impl Rig {
             observers: Vec::new(),
             unobservable: false,
             dead: false,
+            only: None,
             responses: Vec::new(),
             road: None,
         });
@@ -618,6 +621,12 @@ impl Device {
             .get(&(request.method, path.clone()))
             .cloned()
             .unwrap_or(Response::new(Code::NOT_FOUND));
+        let is_other = |format: Option<u16>| format.is_some() && format != self.only;
+        if self.only.is_some() && is_other(request.content_format) {
+            response = Response::new(Code::UNSUPPORTED_CONTENT_FORMAT);
+        } else if self.only.is_some() && is_other(request.accept) {
+            response = Response::new(Code::NOT_ACCEPTABLE);
+        }
         if request.observe == Some(Observe::Register)
             && response.code.is_success()
             && !self.unobservable

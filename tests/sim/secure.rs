@@ -126,6 +126,7 @@ fn road(rig: &mut Rig, device: usize) -> &mut Road {
     rig.devices[device].road.as_mut().unwrap()
 }
 
+// conformance: 401
 #[test]
 fn a_device_with_the_right_key_stands_on_mqtt_and_takes_commands() {
     let mut rig = rig_with_sec1();
@@ -176,6 +177,7 @@ fn a_wrong_key_and_an_unknown_identity_are_told_apart_to_the_operator_alone() {
     assert_eq!(sessions(&mut rig), 0);
 }
 
+// conformance: P22
 #[test]
 fn an_identity_is_refused_the_name_of_another_endpoint() {
     let mut rig = rig_with_sec1();
@@ -204,6 +206,7 @@ fn an_identity_is_refused_the_name_of_another_endpoint() {
     assert_eq!(register(&mut rig, sec1, "sec1"), Some(Code::CREATED));
 }
 
+// conformance: P22
 #[test]
 fn a_stolen_name_does_not_displace_the_one_who_has_it() {
     let mut rig = rig_with_sec1();
@@ -283,6 +286,7 @@ fn a_device_that_restarted_goes_on_where_it_was() {
     assert_eq!(state(&rig), "online");
 }
 
+// conformance: 1350, P15
 #[test]
 fn a_device_without_connection_id_goes_on_from_its_new_address() {
     let mut rig = rig_with_sec1();
@@ -320,6 +324,7 @@ fn an_update_of_the_old_location_is_good_by_the_new_session() {
     assert_eq!(answer.code, Code::CHANGED);
 }
 
+// conformance: 1350
 #[test]
 fn a_device_behind_a_nat_is_followed_by_its_connection_id() {
     let mut rig = rig_with_sec1();

@@ -32,7 +32,9 @@ impl FromStr for Target {
                 .map_err(|error| format!("{error}; a path is /object/instance/resource"));
         }
         match text.split_once('/') {
-            Some((instance, name)) if !instance.is_empty() && !name.is_empty() => {
+            Some((instance, name))
+                if !instance.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
                 Ok(Self::Name(text.to_owned()))
             }
             _ => Err(

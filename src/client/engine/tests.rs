@@ -282,6 +282,7 @@ fn registrations_are_refreshed_and_the_next_update_comes_as_late_again() {
     assert_eq!(rig.heard.len(), 2);
 }
 
+// conformance: 105
 #[test]
 fn a_server_that_forgot_us_gets_a_new_registration_without_the_old_observations() {
     let mut rig = Rig::registered();
@@ -419,6 +420,7 @@ fn a_written_light_is_told_to_who_observes_it() {
     assert!(rig.events.contains(&written), "{:?}", rig.events);
 }
 
+// conformance: 107, 227
 #[test]
 fn a_written_lifetime_is_told_with_an_update() {
     let mut rig = Rig::registered();
@@ -430,6 +432,7 @@ fn a_written_lifetime_is_told_with_an_update() {
     assert_eq!(rig.heard, ["POST rd/a1?lt=600"]);
 }
 
+// conformance: 104
 #[test]
 fn the_update_trigger_triggers_an_update() {
     let mut rig = Rig::registered();
@@ -438,6 +441,7 @@ fn the_update_trigger_triggers_an_update() {
     assert_eq!(rig.heard, ["POST rd/a1?"]);
 }
 
+// conformance: 241
 #[test]
 fn a_reboot_is_answered_and_followed_by_a_new_registration() {
     let mut rig = Rig::registered();
@@ -455,6 +459,7 @@ fn a_reboot_is_answered_and_followed_by_a_new_registration() {
     assert_eq!(rig.heard, ["POST rd?ep=dev1&lt=300&lwm2m=1.1&b=U"]);
 }
 
+// conformance: P14, 1250
 #[test]
 fn an_instance_that_goes_ends_its_observation_with_4_04_and_is_told_with_an_update() {
     let mut rig = Rig::registered();

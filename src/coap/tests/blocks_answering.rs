@@ -46,6 +46,7 @@ fn code(alone: &mut Alone) -> Code {
     sent.code
 }
 
+// conformance: P18
 #[test]
 fn a_request_in_blocks_comes_out_once_and_whole_though_its_token_changes() {
     let mut alone = Alone::new();
@@ -102,6 +103,7 @@ fn we_ask_for_blocks_no_larger_than_ours() {
     assert_eq!(incoming(&mut alone).1.payload, body(1200));
 }
 
+// conformance: P18
 #[test]
 fn the_same_block_under_another_message_id_is_not_taken_twice() {
     let mut alone = Alone::new();
@@ -171,6 +173,7 @@ fn a_body_over_the_limit_is_refused_with_the_limit() {
     assert_eq!(alone.endpoint.counters().refused_transfers, 1);
 }
 
+// conformance: P18
 #[test]
 fn transfers_of_different_peers_queries_and_request_tags_do_not_mix() {
     let mut alone = Alone::new();

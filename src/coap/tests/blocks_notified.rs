@@ -75,6 +75,7 @@ fn ack(id: u16) -> Option<Message> {
     Some(message(Kind::Acknowledgement, Code::EMPTY, id, &[]))
 }
 
+// conformance: P17
 #[test]
 fn the_rest_is_fetched_and_the_whole_delivered_once_with_the_first_receipt() {
     let mut alone = Alone::new();

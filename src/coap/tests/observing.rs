@@ -256,6 +256,7 @@ fn a_notification_under_an_unknown_token_is_reset() {
     assert_eq!(alone.endpoint.links.len(), 0, "a stranger costs nothing");
 }
 
+// conformance: 302
 #[test]
 fn forgetting_an_observation_resets_the_next_notification() {
     let mut alone = Alone::new();
@@ -269,6 +270,7 @@ fn forgetting_an_observation_resets_the_next_notification() {
     assert_eq!(alone.endpoint.links.len(), 0);
 }
 
+// conformance: 303, 305
 #[test]
 fn cancelling_by_request_repeats_the_request_with_the_same_token() {
     let mut alone = Alone::new();

@@ -131,6 +131,7 @@ fn a_response_that_overtakes_the_ack_stops_the_retransmission() {
     alone.assert_quiet();
 }
 
+// conformance: P40
 #[test]
 fn the_time_outs_are_told_apart() {
     let mut alone = Alone::new();

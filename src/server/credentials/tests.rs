@@ -100,6 +100,7 @@ fn file(name: &str, records: Vec<Record>) -> File {
     }
 }
 
+// conformance: P22
 #[test]
 fn a_psk_identity_is_its_endpoint_and_no_other() {
     let mut book = book(Join::Open);
@@ -246,6 +247,7 @@ fn without_security_only_the_named_networks_are_let_in() {
     );
 }
 
+// conformance: P22
 #[test]
 fn a_pinned_certificate_is_its_endpoint_and_no_other() {
     let mut book = book(Join::Known);

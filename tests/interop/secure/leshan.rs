@@ -69,6 +69,7 @@ fn psk(key: &str) -> String {
     psk_of("id1", key)
 }
 
+// conformance: 401
 fn psk_suites(stage: &Stage) -> Result<()> {
     let gateway = Gateway::start(stage)?;
     gateway.add_psk("sec1", "id1")?;
@@ -90,6 +91,7 @@ fn psk_suites(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+// conformance: 402
 fn x509(stage: &Stage) -> Result<()> {
     let pki = Pki::of(stage, "sec1")?;
     let gateway = Gateway::with_certificates(stage, &pki)?;
@@ -145,6 +147,7 @@ impl Stranger {
     }
 }
 
+// conformance: 1350
 fn cid(stage: &Stage) -> Result<()> {
     let gateway = Gateway::start(stage)?;
     gateway.add_psk("sec1", "id1")?;
@@ -228,6 +231,7 @@ fn cid(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+// conformance: P33
 fn reboot(stage: &Stage) -> Result<()> {
     let gateway = Gateway::start(stage)?;
     gateway.add_psk("sec1", "id1")?;
@@ -266,6 +270,7 @@ fn readme_profile() -> Result<String> {
     Ok(profile.to_owned())
 }
 
+// conformance: 0, 1
 fn bootstrap(stage: &Stage) -> Result<()> {
     let coaps = format!("127.0.0.1:{}", free_udp_port()?);
     let readme = readme_profile()?;

@@ -277,6 +277,7 @@ fn records_of_a_payload_go_by_their_numbers_and_never_out_of_the_device() {
     assert_eq!(untouched["value"], 5.0);
 }
 
+// conformance: P21
 #[test]
 fn keys_that_a_device_sends_are_not_published() {
     let mut rig = Rig::new();

@@ -271,6 +271,7 @@ fn a_device_level_that_is_no_text_gets_no_answer() {
     }
 }
 
+// conformance: P21
 #[test]
 fn objects_that_hold_keys_are_out_of_reach_by_path_and_by_name() {
     let mut rig = dev1();

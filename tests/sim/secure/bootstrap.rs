@@ -105,6 +105,7 @@ fn go(rig: &mut Rig, device: usize, seed: u8, identity: &str, key: &[u8]) {
     device.road = Some(Road::new(seed, identity, key));
 }
 
+// conformance: 1
 #[test]
 fn a_device_is_bootstrapped_and_registers_with_the_key_that_it_was_given() {
     let mut rig = bootstrapping_rig();

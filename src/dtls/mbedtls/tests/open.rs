@@ -23,6 +23,7 @@ fn record(pair: &mut Pair, data: &[u8]) -> Vec<u8> {
     sent.remove(0)
 }
 
+// conformance: P34
 #[test]
 fn a_replayed_datagram_is_passed_over() {
     for suite in suites::PSK {

@@ -16,6 +16,7 @@ fn a_client_with_the_right_key_is_let_in_under_its_identity() {
     pair.assert_works();
 }
 
+// conformance: 401
 #[test]
 fn every_suite_with_a_pre_shared_key_is_spoken() {
     let engine = server();
@@ -60,6 +61,7 @@ fn an_answer_that_comes_when_the_time_is_up_counts() {
     pair.assert_works();
 }
 
+// conformance: P40
 #[test]
 fn a_peer_that_stops_answering_is_given_up_after_half_a_minute() {
     let engine = server();

@@ -72,6 +72,7 @@ fn blamed(subject: &str, problem: CertificateProblem) -> Fatal {
     }
 }
 
+// conformance: 402
 #[test]
 fn both_ends_prove_their_certificates_in_every_suite() {
     let world = world();

@@ -57,6 +57,7 @@ fn a_flood_of_hellos_and_single_bytes_from_spoofed_addresses_leaves_no_trace() {
     rig.assert_works(client, session);
 }
 
+// conformance: P33
 #[test]
 fn a_hello_with_a_guessed_cookie_is_asked_again() {
     let mut rig = Rig::new(&plain);

@@ -113,6 +113,7 @@ fn a_lost_last_flight_is_sent_again() {
     replacing::a_lost_last_flight(&engines);
 }
 
+// conformance: P33
 #[test]
 fn the_old_session_works_until_the_new_handshake_is_done() {
     replacing::beside_a_new_handshake(&engines);

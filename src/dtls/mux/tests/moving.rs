@@ -33,6 +33,7 @@ fn a_session_without_connection_id_does_not_follow() {
     assert_eq!(rig.server.counters().strays, 1);
 }
 
+// conformance: P34
 #[test]
 fn a_replayed_record_from_elsewhere_moves_nothing() {
     let mut rig = Rig::new(&plain);
@@ -48,6 +49,7 @@ fn a_replayed_record_from_elsewhere_moves_nothing() {
     rig.assert_works(client, session);
 }
 
+// conformance: P34
 #[test]
 fn an_older_record_that_comes_late_from_elsewhere_is_taken_and_moves_nothing() {
     let mut rig = Rig::new(&plain);
@@ -60,6 +62,7 @@ fn an_older_record_that_comes_late_from_elsewhere_is_taken_and_moves_nothing() {
     assert_eq!(rig.server.counters().moved, 0);
 }
 
+// conformance: P34
 #[test]
 fn a_forged_number_before_a_genuine_record_does_not_pin_the_session() {
     let mut rig = Rig::new(&plain);

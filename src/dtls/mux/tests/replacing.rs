@@ -2,6 +2,7 @@
 
 use super::*;
 
+// conformance: P33
 #[test]
 fn a_rebooted_client_on_the_same_port_is_served_within_one_handshake() {
     let mut rig = Rig::new(&without_cid);
@@ -27,6 +28,7 @@ fn a_rebooted_client_on_the_same_port_is_served_within_one_handshake() {
     assert_eq!(order, [old, old, new]);
 }
 
+// conformance: P33
 #[test]
 fn the_old_session_works_until_the_new_handshake_is_done() {
     beside_a_new_handshake(&plain);

@@ -230,6 +230,7 @@ fn nesting_without_end_is_refused_without_harm() {
     }
 }
 
+// conformance: 204
 #[test]
 fn json_of_1_0_is_read() {
     let now = NOW.as_millis();

@@ -28,6 +28,7 @@ fn fetch(rig: &mut Rig, query: &[&str], accept: Option<u16>) -> Response {
     rig.device.responses.pop().unwrap()
 }
 
+// conformance: 12
 #[test]
 fn a_pack_has_everything_and_a_key_that_was_kept() {
     for (accept, format) in [(None, 112), (Some(112), 112), (Some(110), 110)] {

@@ -132,6 +132,7 @@ resources = { 0 = { 3 = "x", 1 = "y" } }
     );
 }
 
+// conformance: 2
 #[test]
 fn a_server_certificate_goes_with_the_account() {
     let text = file(

@@ -43,6 +43,7 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
+// conformance: 4
 #[test]
 fn a_device_of_1_0_is_written_in_tlv() {
     let mut rig = Rig::new(PLAIN);
@@ -85,6 +86,7 @@ fn a_device_of_1_0_is_written_in_tlv() {
     assert_eq!(rig.server.bootstraps(), 0);
 }
 
+// conformance: 0
 #[test]
 fn the_messages_are_those_of_the_specification() {
     let mut rig = Rig::new(PLAIN);
@@ -101,6 +103,7 @@ fn the_messages_are_those_of_the_specification() {
     assert_eq!(rig.device.requests[3], "PUT /0/1 112");
 }
 
+// conformance: 1
 #[test]
 fn a_key_is_kept_before_it_is_written_and_ends_with_the_window() {
     let mut rig = Rig::with_window(KEYED);
@@ -199,6 +202,7 @@ fn what_came_with_1_1_is_not_written_to_a_device_of_1_0() {
     );
 }
 
+// conformance: P20
 #[test]
 fn the_account_that_the_device_came_with_is_not_overwritten() {
     for (discover, instance) in [
@@ -218,6 +222,7 @@ fn the_account_that_the_device_came_with_is_not_overwritten() {
     }
 }
 
+// conformance: 8
 #[test]
 fn accounts_that_stay_keep_their_places() {
     let profile = PLAIN.replace("[[server]]", "[bootstrap]\ndelete = []\n[[server]]")
@@ -338,6 +343,7 @@ fn a_device_that_quotes_its_key_does_not_get_it_into_an_event() {
     assert_eq!(rig.failure().1, "/0/1: 4.00 Bad Request");
 }
 
+// conformance: 9, P20
 #[test]
 fn a_configuration_that_the_device_finds_inconsistent_is_a_failure() {
     let mut rig = Rig::new(PLAIN);

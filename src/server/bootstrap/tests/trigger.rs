@@ -47,6 +47,7 @@ fn completed(rig: &Rig) -> Vec<(OperationId, String, Result<(), OperationError>)
         .collect()
 }
 
+// conformance: 5
 #[test]
 fn the_only_account_is_executed() {
     let mut rig = registered("1.1", "</1/3>,</3/0>");
