@@ -114,6 +114,7 @@ impl Pair {
                         ..Policy::default()
                     },
                     lifetime_grace: Duration::from_secs(30),
+                    awake_window: Duration::from_secs(93),
                     listeners: Vec::new(),
                     bootstrap_profiles: Default::default(),
                 },
@@ -186,7 +187,7 @@ impl Pair {
         loop {
             match self.gateway.poll() {
                 Output::Datagram { bytes, .. } => {
-                    self.device.receive(self.now.instant, DEVICE.into(), &bytes)
+                    self.device.receive(self.now.instant, DEVICE.into(), &bytes);
                 }
                 Output::Event(_) | Output::Store(_) | Output::Admin { .. } | Output::Work(_) => {}
                 Output::Timeout(_) => break,

@@ -98,6 +98,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
                     coap_from: config.devices.coap_from.clone(),
                 },
                 lifetime_grace: config.devices.lifetime_grace,
+                awake_window: config.devices.awake_window,
                 listeners: Vec::new(),
                 bootstrap_profiles: Arc::new(profiles),
             },

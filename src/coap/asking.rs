@@ -131,11 +131,16 @@ impl Endpoint {
         let Some(at) = link.exchange(id) else {
             return;
         };
-        let peer = link.peer;
+        let (peer, quiet) = (link.peer, link.quiet);
         let exchange = link.exchanges.get_mut(at);
         let failure = match exchange.map(|exchange| &mut exchange.phase) {
             Some(Phase::Sent(sent)) => {
                 if let Some(wait) = sent.repeat(self.parameters.max_retransmit) {
+                    if quiet {
+                        sent.withheld = true;
+                        self.timers.set(Timer::Exchange(id), self.now + wait);
+                        return;
+                    }
                     let datagram = sent.datagram.clone();
                     self.timers.set(Timer::Exchange(id), self.now + wait);
                     self.counters.retransmissions += 1;

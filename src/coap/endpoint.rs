@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::coap::block::BlockSize;
 use crate::coap::dedup::{Deduplication, Fate, Identity};
-use crate::coap::exchange::{Purpose, Transmission};
+use crate::coap::exchange::{Phase, Purpose, Transmission};
 use crate::coap::link::{Links, slot_of};
 use crate::coap::message::{Kind, Malformed, Message, Parsed};
 use crate::coap::transfer::{self, Budget, Transfers};
@@ -317,11 +317,15 @@ impl Endpoint {
         }
     }
 
-    /// Takes in a datagram. Whatever it holds, the outcome is output, or a count.
-    pub fn receive(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
+    /// Takes in a datagram. Whatever it holds, the outcome is output, or a count. Whether it was a
+    /// message.
+    pub fn receive(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> bool {
         self.now = now;
         match Message::parse(datagram) {
-            Ok(parsed) => self.dispatch(peer, parsed),
+            Ok(parsed) => {
+                self.dispatch(peer, parsed);
+                return true;
+            }
             Err(Malformed::Version) => self.counters.wrong_version += 1,
             Err(Malformed::Short) => self.counters.malformed += 1,
             Err(Malformed::Format { confirmable, id }) => {
@@ -331,6 +335,7 @@ impl Endpoint {
                 }
             }
         }
+        false
     }
 
     fn dispatch(&mut self, peer: Peer, parsed: Parsed) {
@@ -402,6 +407,42 @@ impl Endpoint {
     /// The next datagram to send or event to tell, first in first out; `None` when all is done.
     pub fn poll(&mut self) -> Option<Output> {
         self.output.pop_front()
+    }
+
+    /// A peer does not listen: what is under way to it is not repeated. Its answers are taken all
+    /// the same, and a request fails when it would have without this.
+    pub fn hush(&mut self, peer: Peer) {
+        self.set_quiet(peer, true);
+    }
+
+    /// A peer listens again: what would have been repeated meanwhile goes out now, under the
+    /// Message ID that it had, so that the peer does nothing twice (RFC 7252 §4.5).
+    pub fn resume(&mut self, now: Instant, peer: Peer) {
+        self.now = now;
+        self.set_quiet(peer, false);
+        let exchanges = self.links.slot(peer).and_then(|slot| self.links.link(slot));
+        let missed: Vec<Vec<u8>> = exchanges
+            .into_iter()
+            .flat_map(|link| &mut link.exchanges)
+            .filter_map(|exchange| match &mut exchange.phase {
+                Phase::Sent(sent) => {
+                    std::mem::take(&mut sent.withheld).then(|| sent.datagram.clone())
+                }
+                _ => None,
+            })
+            .collect();
+        for datagram in missed {
+            self.counters.retransmissions += 1;
+            self.send(peer, datagram);
+        }
+    }
+
+    fn set_quiet(&mut self, peer: Peer, quiet: bool) {
+        if let Some(slot) = self.links.slot(peer)
+            && let Some(link) = self.links.link(slot)
+        {
+            link.quiet = quiet;
+        }
     }
 
     /// When [`timeout`](Self::timeout) is to be called next.
@@ -510,6 +551,7 @@ impl Endpoint {
             message_id,
             datagram,
             retransmissions: 0,
+            withheld: false,
             timeout: self.parameters.ack_timeout.mul_f32(factor),
         }
     }

@@ -57,6 +57,8 @@ pub(super) struct Transmission {
     pub(super) message_id: u16,
     pub(super) datagram: Vec<u8>,
     pub(super) retransmissions: u8,
+    /// A retransmission was due while the peer did not listen.
+    pub(super) withheld: bool,
     /// How long to wait from the last transmission on.
     pub(super) timeout: Duration,
 }

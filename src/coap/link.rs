@@ -39,6 +39,8 @@ pub(super) struct Link {
     pub(super) outgoing: Vec<Outgoing>,
     /// Confirmable notifications that we have not acknowledged.
     pub(super) receipts: Vec<OpenReceipt>,
+    /// The peer does not listen: nothing is repeated to it.
+    pub(super) quiet: bool,
 }
 
 /// A confirmable notification or separate response of ours.
@@ -156,6 +158,7 @@ impl Link {
             observers: Vec::new(),
             outgoing: Vec::new(),
             receipts: Vec::new(),
+            quiet: false,
         }
     }
 

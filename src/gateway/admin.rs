@@ -11,7 +11,6 @@ use serde_json::{Map, Value as Json, json};
 
 use self::book::{Arguments, Entry, Keys};
 use crate::gateway::command::Asker;
-use crate::gateway::device::State;
 use crate::gateway::publish::{Message, Properties, Publish};
 use crate::gateway::{Event, Gateway, Output, Purpose};
 use crate::server::bootstrap::no_trigger;
@@ -201,12 +200,7 @@ impl Gateway {
             .device_of(&entry.endpoint)
             .and_then(|id| self.device(id))
             .filter(|device| !device.removed);
-        entry.state = Some(match device.map(|device| device.availability.state) {
-            None => "never_seen",
-            Some(State::Online) => "online",
-            Some(State::Late) => "late",
-            Some(State::Offline) => "offline",
-        });
+        entry.state = Some(device.map_or("never_seen", |device| device.availability.state.name()));
         if let Some(device) = device {
             entry.last_seen = Some(device.availability.last_seen.to_string());
             entry.topic_name = Some(device.name.to_string());
@@ -313,9 +307,8 @@ impl Gateway {
     /// What a person wants to see at one glance.
     fn status(&self, now: Now) -> Json {
         let book = self.server.book();
-        let devices = self.devices.iter().filter(|device| !device.removed);
-        let (online, offline): (Vec<_>, Vec<_>) =
-            devices.partition(|device| device.availability.state == State::Online);
+        let mut devices = self.by_state();
+        devices.insert("entered", book.len());
         let mut warnings = Vec::new();
         if book.join() == Join::Open {
             warnings.push("join is \"open\": anyone whom the transport lets in may register, under any name that has no credential".to_owned());
@@ -341,7 +334,7 @@ impl Gateway {
             "listeners": listeners.iter().map(|listener| &listener.uri).collect::<Vec<_>>(),
             "sessions": self.server.sessions(),
             "broker": { "connected": self.broker.may_publish() },
-            "devices": { "online": online.len(), "offline": offline.len(), "entered": book.len() },
+            "devices": devices,
             "join": {
                 "policy": match book.join() {
                     Join::Known => "known",

@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::gateway::device::State;
 use crate::gateway::json::Quality;
 use crate::gateway::outbox::{Session, Ticket};
 use crate::gateway::publish::{Class, Publish, Qos};
@@ -342,7 +341,7 @@ impl Gateway {
             };
             let id = DeviceId(refill.device as u32);
             match refill.pass {
-                Pass::Availability => batch.extend(self.availability_of(id)),
+                Pass::Availability => batch.extend(self.availability_of(now, id)),
                 Pass::Birth => batch.extend(self.birth_of(id)),
                 Pass::Values => {
                     if let Some(tracked) = device.signals.get(refill.signal) {
@@ -380,14 +379,9 @@ impl Gateway {
     }
 
     fn publish_health(&mut self) {
-        let online = self
-            .devices
-            .iter()
-            .filter(|device| device.availability.state == State::Online)
-            .count();
         let depth = self.outbox.depth();
         let health = json!({
-            "devices": { "online": online, "offline": self.devices.len() - online },
+            "devices": self.by_state(),
             "commands": self.commands.len(),
             "outbox": { "values": depth.states, "events": depth.events, "in_flight": depth.in_flight },
             "counters": self.counters,

@@ -250,12 +250,30 @@ pub enum State {
     /// It can be reached now.
     #[n(0)]
     Online,
-    /// It cannot.
+    /// It cannot be reached.
     #[n(1)]
     Offline,
+    /// It is registered and sleeps: what is wanted of it waits until it says something.
+    #[n(2)]
+    Asleep,
     /// It should have been heard of, and its registration still stands.
     #[n(3)]
     Late,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Online, Self::Asleep, Self::Late, Self::Offline];
+
+    /// As messages spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Asleep => "asleep",
+            Self::Late => "late",
+            Self::Offline => "offline",
+        }
+    }
 }
 
 /// Why a device is in its state.
@@ -275,6 +293,12 @@ pub enum Reason {
     /// It sent values of its own accord.
     #[n(12)]
     Send,
+    /// It listens no more after its last message.
+    #[n(8)]
+    WindowClosed,
+    /// The contact that was expected did not come.
+    #[n(9)]
+    Overdue,
     /// It took its leave.
     #[n(3)]
     Deregistered,

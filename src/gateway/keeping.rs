@@ -287,6 +287,7 @@ impl Gateway {
             .is_some_and(|expires| expires.unix <= now.unix);
         let reachable =
             !registration.queue_mode() && self.server.route(registration.peer).is_some();
+        let sleeps = !registration.listens(now);
         let ping = cheapest(registration);
         let has_setup = !device.setup.is_empty();
         // The mappings may be others than those of the process before.
@@ -296,6 +297,8 @@ impl Gateway {
         }
         if is_missed {
             self.set_availability(now, id, State::Late, Reason::GatewayRestart);
+        } else if sleeps {
+            self.on_silent(now, id, State::Asleep, Reason::WindowClosed);
         } else if state != State::Online || !reachable {
         } else if has_setup {
             self.continue_setup(now, id);

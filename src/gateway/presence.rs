@@ -1,6 +1,6 @@
 //! Who is there: registrations that come and go, and the availability topic (MQTT contract §6).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -264,6 +264,19 @@ impl Gateway {
         }
     }
 
+    /// A device is not heard of: it sleeps, or it should have come by now. One that does not answer
+    /// stays what it is.
+    pub(super) fn on_silent(&mut self, now: Now, id: DeviceId, state: State, reason: Reason) {
+        let stays = |device: &Device| match device.availability.state {
+            State::Online => false,
+            State::Asleep => state == State::Asleep,
+            State::Late | State::Offline => true,
+        };
+        if self.device(id).is_some_and(|device| !stays(device)) {
+            self.set_availability(now, id, state, reason);
+        }
+    }
+
     pub(super) fn set_availability(
         &mut self,
         now: Now,
@@ -291,13 +304,13 @@ impl Gateway {
             return;
         };
         device.seen_published = now.instant;
-        if let Some(publish) = self.availability_of(id) {
+        if let Some(publish) = self.availability_of(now, id) {
             self.publish(publish);
         }
     }
 
     /// The availability message of a device as it is now.
-    pub(super) fn availability_of(&self, id: DeviceId) -> Option<Publish> {
+    pub(super) fn availability_of(&self, now: Now, id: DeviceId) -> Option<Publish> {
         #[derive(Serialize)]
         struct Payload<'a> {
             state: State,
@@ -308,6 +321,10 @@ impl Gateway {
             lifetime: Option<u64>,
             #[serde(skip_serializing_if = "Option::is_none")]
             expires: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            awake_until: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            next_contact: Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             binding: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -332,6 +349,13 @@ impl Gateway {
             expires: registration
                 .and_then(server::Registration::expires)
                 .map(|expires| (expires.unix + self.settings.server.lifetime_grace).to_string()),
+            awake_until: registration
+                .and_then(server::Registration::awake_until)
+                .map(|end| end.unix.to_string()),
+            next_contact: registration
+                .filter(|_| state != State::Online)
+                .and_then(|registration| registration.next_contact(now))
+                .map(|next| next.unix.to_string()),
             binding: registration.map(server::Registration::binding),
             queue_mode: registration.map(server::Registration::queue_mode),
         };
@@ -339,6 +363,15 @@ impl Gateway {
             self.topics.device(&device.name, "availability"),
             serde_json::to_vec(&payload).ok()?,
         ))
+    }
+
+    /// How many devices there are in each state, by its name.
+    pub(super) fn by_state(&self) -> BTreeMap<&'static str, usize> {
+        let mut count: BTreeMap<_, _> = State::ALL.iter().map(|state| (state.name(), 0)).collect();
+        for device in self.devices.iter().filter(|device| !device.removed) {
+            *count.entry(device.availability.state.name()).or_default() += 1;
+        }
+        count
     }
 
     /// A device that does not answer is not reachable, unless it is one that sleeps.

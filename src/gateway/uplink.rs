@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::coap::Peer;
-use crate::gateway::device::{self, Reason, Tracked};
+use crate::gateway::device::{self, Reason, State, Tracked};
 use crate::gateway::json::{Sample, Source};
 use crate::gateway::topics::Owner;
 use crate::gateway::understand::holds_keys;
@@ -60,6 +60,13 @@ impl Gateway {
             server::Event::Registered { device, new } => self.on_registered(now, device, new),
             server::Event::Updated { device, changed } => self.on_updated(now, device, changed),
             server::Event::Amended(device) => self.on_amended(now, device),
+            server::Event::Woke(device) => self.on_contact(now, device, Reason::Notify),
+            server::Event::Slept(device) => {
+                self.on_silent(now, device, State::Asleep, Reason::WindowClosed);
+            }
+            server::Event::Overdue(device) => {
+                self.on_silent(now, device, State::Late, Reason::Overdue);
+            }
             server::Event::Deregistered(device) => self.on_gone(now, device, Reason::Deregistered),
             server::Event::Expired { device, at } => {
                 self.on_gone(Now { unix: at, ..now }, device, Reason::LifetimeExpired)

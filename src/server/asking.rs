@@ -9,7 +9,7 @@ impl Server {
     /// Sends the first operation that waits for a device, unless one is under way.
     pub(super) fn start_next(&mut self, now: Now, device: DeviceId) {
         while let Some(registration) = self.registration_mut(device) {
-            if registration.running.is_some() {
+            if registration.running.is_some() || !registration.listens(now) {
                 return;
             }
             let Some(Queued { id, operation }) = registration.queue.pop_front() else {
@@ -184,6 +184,9 @@ impl Server {
         if let Some(registration) = self.registration_mut(device) {
             registration.running = None;
         }
+        if matches!(result, Err(Failure::Timeout)) {
+            self.put_to_sleep(device);
+        }
         if let Ok(response) = &result
             && self.next_format(&mut running, response)
         {
@@ -282,11 +285,9 @@ impl Server {
     /// Takes over what an operation that did well has changed of the registration. The device may
     /// say so itself with an Update, but not every one does.
     fn amend(&mut self, now: Now, device: DeviceId, operation: &Operation, answer: &Answer) {
-        let grace = self.settings.lifetime_grace;
         let Some(registration) = self.registration_mut(device) else {
             return;
         };
-        let before = registration.deadline(grace);
         let amended = match (operation, answer.created.as_ref().map(Path::ids)) {
             (Operation::Create { .. }, Some(&[object, instance])) => {
                 registration.objects.insert(object, instance)
@@ -308,8 +309,7 @@ impl Server {
             _ => false,
         };
         if amended {
-            let after = registration.deadline(grace);
-            self.watch_deadline(device, before, after);
+            self.watch(device);
             self.keep_session(now, device);
             self.keep_registration(device, Urgency::Soon);
             self.emit(Event::Amended(device));

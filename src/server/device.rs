@@ -13,6 +13,7 @@ use crate::server::abilities::Abilities;
 use crate::server::formats::Formats;
 use crate::server::operation::Operation;
 use crate::server::registration::Terms;
+use crate::server::wake::Wake;
 use crate::time::Now;
 
 /// The object of server accounts, and the lifetime of the registration in it.
@@ -54,6 +55,7 @@ pub struct Registration {
     pub(super) formats: Formats,
     pub(super) abilities: Abilities,
     pub(super) observations: Vec<(Target, ObservationId)>,
+    pub(super) wake: Wake,
     pub(super) running: Option<ExchangeId>,
     pub(super) queue: VecDeque<Queued>,
 }

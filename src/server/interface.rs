@@ -2,6 +2,7 @@
 //! (LwM2M Core 1.1 §6.2).
 
 use super::credentials::{Lost, Purpose};
+use super::wake::Wake;
 use super::*;
 use crate::kept::Urgency;
 
@@ -97,15 +98,11 @@ impl Server {
             refreshed: now,
             formats,
             abilities: Abilities::of(register.version),
+            wake: Wake::new(now, self.settings.awake_window),
             observations: Vec::new(),
             running: None,
             queue: VecDeque::new(),
         };
-        self.watch_deadline(
-            device,
-            None,
-            registration.deadline(self.settings.lifetime_grace),
-        );
         if let Some(identity) = &registration.identity {
             self.by_identity.insert(identity.clone(), device);
         }
@@ -113,6 +110,7 @@ impl Server {
         if let Some(entry) = self.devices.get_mut(device.0 as usize) {
             entry.registration = Some(registration);
         }
+        self.watch(device);
         self.keep_session(now, device);
         self.keep_registration(device, Urgency::Now);
         self.emit(Event::Registered {
@@ -276,19 +274,18 @@ impl Server {
                 return self.refuse(peer, endpoint, refusal);
             }
         };
-        let grace = self.settings.lifetime_grace;
         let Some(registration) = self.registration_mut(device) else {
             return Response::new(Code::NOT_FOUND);
         };
-        let before = registration.deadline(grace);
-        registration.refreshed = now;
+        let before = std::mem::replace(&mut registration.refreshed, now);
+        let after = now.instant.since(before.instant);
+        registration.wake.refreshed(after);
         let mut changed = registration.terms.change(terms);
         if let Some(objects) = objects {
             changed |= registration.objects != objects;
             registration.objects = objects;
         }
-        let after = registration.deadline(grace);
-        self.watch_deadline(device, before, after);
+        self.hear_device(now, device);
         self.keep_session(now, device);
         if changed {
             self.keep_registration(device, Urgency::Soon);
@@ -325,22 +322,8 @@ impl Server {
         Some(device)
     }
 
-    pub(super) fn watch_deadline(
-        &mut self,
-        device: DeviceId,
-        before: Option<Now>,
-        after: Option<Now>,
-    ) {
-        if let Some(before) = before {
-            self.deadlines.remove(&(before.instant, device));
-        }
-        if let Some(after) = after {
-            self.deadlines.insert((after.instant, device));
-        }
-    }
-
     /// Ends a registration, if there is one: forgets its observations and fails its operations.
-    fn end_registration(&mut self, now: Now, device: DeviceId) {
+    pub(super) fn end_registration(&mut self, now: Now, device: DeviceId) {
         let Some(registration) = self
             .devices
             .get_mut(device.0 as usize)
@@ -361,11 +344,9 @@ impl Server {
         if let (Peer::Session(number), Some(mux)) = (registration.peer, &mut self.mux) {
             mux.keep(SessionId(number), Instant::ZERO);
         }
-        self.watch_deadline(
-            device,
-            registration.deadline(self.settings.lifetime_grace),
-            None,
-        );
+        if let Some(watched) = registration.wake.watched {
+            self.deadlines.remove(&(watched, device));
+        }
         self.keep_end(device);
         self.forget_all(now, registration.observations);
         let running = registration.running.and_then(|exchange| {
@@ -396,26 +377,6 @@ impl Server {
             self.observations.remove(&observation);
             self.endpoint
                 .cancel(now.instant, observation, Cancel::Forget);
-        }
-    }
-
-    /// Gives up the devices whose lifetime and grace have passed.
-    pub(super) fn expire(&mut self, now: Now) {
-        while let Some((at, device)) = self
-            .deadlines
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= now.instant)
-        {
-            self.deadlines.remove(&(at, device));
-            let Some(expires) = self.registration(device).and_then(Registration::expires) else {
-                continue;
-            };
-            self.end_registration(now, device);
-            self.emit(Event::Expired {
-                device,
-                at: expires.unix,
-            });
         }
     }
 }

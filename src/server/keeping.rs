@@ -1,5 +1,6 @@
 //! What of the server outlives the process: registrations, and the observations that devices hold.
 
+use super::wake::Wake;
 use super::*;
 use crate::coap::Standing;
 use crate::kept::{self, Urgency};
@@ -181,6 +182,7 @@ impl Server {
             refreshed: refreshed.map_or(heard, |at| now.back_to(at)),
             formats,
             abilities,
+            wake: Wake::restored(now, heard, self.settings.awake_window),
             observations: Vec::new(),
             running: None,
             queue: VecDeque::new(),
@@ -220,10 +222,10 @@ impl Server {
             self.by_identity.insert(identity.clone(), device);
         }
         self.by_peer.insert(peer, device);
-        self.watch_deadline(device, None, registration.deadline(grace));
         if let Some(entry) = self.devices.get_mut(device.0 as usize) {
             entry.registration = Some(registration);
         }
+        self.watch(device);
     }
 }
 

@@ -20,6 +20,7 @@ mod single;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod wake;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -67,6 +68,9 @@ pub struct Settings {
     pub policy: credentials::Policy,
     /// How long after its lifetime a device still counts as registered.
     pub lifetime_grace: Duration,
+    /// How long a device in queue mode listens after each message of its own, unless its mapping
+    /// says otherwise.
+    pub awake_window: Duration,
     /// Where devices reach us, by the numbers of [`Route::listener`]. A number that is not here
     /// serves devices in clear.
     pub listeners: Vec<Listener>,
@@ -156,6 +160,13 @@ pub enum Event {
     },
     /// An operation of ours changed what a device has registered, its lifetime or its objects.
     Amended(DeviceId),
+    /// A device is heard of again that slept, or that was overdue. What it said, if that is an
+    /// event, comes first.
+    Woke(DeviceId),
+    /// A device in queue mode listens no more: its awake window closed, or it did not answer.
+    Slept(DeviceId),
+    /// A device was to be heard of by now and was not; its lifetime is not over yet.
+    Overdue(DeviceId),
     /// A device took its leave.
     Deregistered(DeviceId),
     /// A device's lifetime passed, and the grace.
@@ -323,10 +334,13 @@ pub struct Server {
     by_peer: KeyedMap<Peer, DeviceId>,
     /// Whose registration came through a secure session.
     by_identity: KeyedMap<Arc<PeerIdentity>, DeviceId>,
+    /// Devices that slept or were overdue, and have just said something.
+    woken: Vec<DeviceId>,
     running: KeyedMap<ExchangeId, Running>,
     observations: KeyedMap<ObservationId, (DeviceId, Target)>,
     bootstrap: bootstrap::Bootstrap,
     profile_ids: ProfileIds,
+    /// When each device is to be looked at next: see [`Server::watch`].
     deadlines: BTreeSet<(Instant, DeviceId)>,
     book: Book,
     operations: u64,
@@ -372,6 +386,7 @@ impl Server {
             by_location: keyed::map(&mut rng),
             by_peer: keyed::map(&mut rng),
             by_identity: keyed::map(&mut rng),
+            woken: Vec::new(),
             running: keyed::map(&mut rng),
             observations: keyed::map(&mut rng),
             deadlines: BTreeSet::new(),
@@ -389,7 +404,7 @@ impl Server {
             mux.timeout(now);
         }
         self.pump(now);
-        self.expire(now);
+        self.tend_devices(now);
         self.book.timeout(now);
         self.settle(now);
         // What that ended has to be told to the devices now, not with the next datagram.

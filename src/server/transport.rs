@@ -27,7 +27,7 @@ impl Server {
                 mux.receive(now, route, datagram);
             }
             _ if self.settings.is_secure(route.listener) => {}
-            _ => self.endpoint.receive(now.instant, route.into(), datagram),
+            _ => self.take_datagram(now, route.into(), datagram),
         }
         self.pump(now);
     }
@@ -109,9 +109,15 @@ impl Server {
                 }
             } else if let Some(output) = self.mux.as_mut().and_then(Mux::poll) {
                 self.on_dtls(now, output);
-            } else {
+            } else if !self.serve_woken(now) {
                 return;
             }
+        }
+    }
+
+    fn take_datagram(&mut self, now: Now, peer: Peer, datagram: &[u8]) {
+        if self.endpoint.receive(now.instant, peer, datagram) {
+            self.hear(now, peer);
         }
     }
 
@@ -130,7 +136,7 @@ impl Server {
             }
             dtls::Output::App { session, bytes } => {
                 let peer = Peer::Session(session.0);
-                self.endpoint.receive(now.instant, peer, &bytes);
+                self.take_datagram(now, peer, &bytes);
             }
             dtls::Output::Established {
                 session, identity, ..

@@ -120,7 +120,7 @@ fn a_device_that_falls_silent_expires_after_lifetime_and_grace() {
     rig.run(Duration::from_secs(325));
     assert_eq!(
         rig.broker.json("lwm2mqtt/d/dev1/availability")["state"],
-        "online"
+        "late"
     );
     rig.run(Duration::from_secs(5));
     let availability = rig.broker.json("lwm2mqtt/d/dev1/availability");

@@ -12,6 +12,7 @@ mod history;
 mod joining;
 mod live;
 mod operations;
+mod queue;
 mod restart;
 mod rig;
 mod road;

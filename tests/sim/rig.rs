@@ -59,6 +59,8 @@ pub struct Rig {
     flush_due: Option<Instant>,
     /// Whether no agent runs.
     away: bool,
+    /// Datagrams that the gateway sent.
+    pub sent: u32,
     /// Steps of handshakes that were to be run elsewhere.
     pub works: u32,
     timeout: Option<Instant>,
@@ -189,6 +191,7 @@ impl Rig {
             pending: Changes::default(),
             flush_due: None,
             away: false,
+            sent: 0,
             works: 0,
             timeout: None,
             wire: VecDeque::new(),
@@ -213,6 +216,7 @@ impl Rig {
                 server: server::Settings {
                     policy,
                     lifetime_grace: Duration::from_secs(30),
+                    awake_window: Duration::from_secs(93),
                     listeners: listeners(),
                     bootstrap_profiles: Arc::default(),
                 },
@@ -494,9 +498,11 @@ impl Rig {
         let mut acknowledged: Vec<Ticket> = Vec::new();
         loop {
             match self.gateway.poll() {
-                Output::Datagram { route, bytes } => self
-                    .wire
-                    .push_back((arrival, Datagram::ToDevice(route, bytes))),
+                Output::Datagram { route, bytes } => {
+                    self.sent += 1;
+                    self.wire
+                        .push_back((arrival, Datagram::ToDevice(route, bytes)));
+                }
                 Output::Admin { id, reply, .. } => {
                     let line = serde_json::from_str(&reply).unwrap();
                     self.replies.entry(id).or_default().push(line);
@@ -556,7 +562,9 @@ impl Rig {
         {
             match &mut device.road {
                 Some(road) => road.receive(self.now, bytes),
-                None => device.endpoint.receive(now, gateway_peer(), bytes),
+                None => {
+                    device.endpoint.receive(now, gateway_peer(), bytes);
+                }
             }
         }
         self.flush_devices();

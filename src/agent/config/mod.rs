@@ -180,6 +180,8 @@ pub struct Devices {
     pub lifetime_grace: Duration,
     /// ACK_TIMEOUT towards devices (RFC 7252 §4.8), 100 ms to 60 s.
     pub ack_timeout: Duration,
+    /// How long a device in queue mode listens after each message of its own.
+    pub awake_window: Duration,
     /// Longer lifetimes are brought down to this; not built.
     pub lifetime_max: Option<Duration>,
     /// `[devices.bootstrap]`
@@ -199,6 +201,7 @@ impl Default for Devices {
             files: vec![PathBuf::from("/etc/lwm2mqtt/devices.d")],
             lifetime_grace: Duration::from_secs(30),
             ack_timeout: Duration::from_secs(2),
+            awake_window: Duration::from_secs(93),
             lifetime_max: None,
             bootstrap: Bootstrap::default(),
         }

@@ -244,6 +244,9 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
             item.duration(Duration::from_millis(100), Duration::from_secs(60)),
         );
     }
+    if let Some(item) = table.take("awake_window") {
+        set(&mut devices.awake_window, item.duration(SECOND, DAY));
+    }
     if let Some(item) = not_built(table, "lifetime_max") {
         devices.lifetime_max = item.duration(SECOND, YEAR);
     }

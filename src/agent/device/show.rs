@@ -163,8 +163,10 @@ fn status_text(status: &Json) -> String {
         [
             "devices".to_owned(),
             format!(
-                "{} online, {} offline; {} entered",
+                "{} online, {} asleep, {} late, {} offline; {} entered",
                 number(&devices["online"]),
+                number(&devices["asleep"]),
+                number(&devices["late"]),
                 number(&devices["offline"]),
                 number(&devices["entered"])
             ),
@@ -214,7 +216,7 @@ mod tests {
         let status = json!({
             "version": "1.0", "gateway": "gw", "since": "2026", "uptime": 61,
             "listeners": ["coap://127.0.0.1:1"], "broker": { "connected": false },
-            "devices": { "online": 2, "offline": 1, "entered": 4 },
+            "devices": { "online": 2, "asleep": 3, "late": 0, "offline": 1, "entered": 4 },
             "join": { "policy": "window", "window": 90 },
             "counters": { "refused": 3, "older": 0 },
             "warnings": ["beware"],
@@ -225,7 +227,7 @@ mod tests {
              running   for 1m 1s, since 2026\n\
              listens   coap://127.0.0.1:1\n\
              broker    NOT connected\n\
-             devices   2 online, 1 offline; 4 entered\n\
+             devices   2 online, 3 asleep, 0 late, 1 offline; 4 entered\n\
              join      window, the window is open for 1m 30s more\n\
              counted   refused 3\n\
              WARNING: beware\n"

@@ -181,6 +181,7 @@ impl Rig {
                 ..Policy::default()
             },
             lifetime_grace: Duration::from_secs(30),
+            awake_window: Duration::from_secs(93),
             listeners: vec![listener(true), listener(false)],
             bootstrap_profiles: Arc::new(Profiles::default()),
         };

@@ -132,6 +132,7 @@ impl Rig {
                 ..Policy::default()
             },
             lifetime_grace: Duration::from_secs(30),
+            awake_window: Duration::from_secs(93),
             listeners: [Purpose::Management, Purpose::Bootstrap]
                 .map(listener)
                 .into(),
