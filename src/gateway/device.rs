@@ -357,7 +357,7 @@ pub struct About {
 /// Something about a device that an operator should know.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Problem {
-    /// What kind: `observe`, `attributes`, `attribute_dropped`, `topic`.
+    /// What kind, of [`Problem::KINDS`].
     pub kind: &'static str,
     /// Where.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -368,11 +368,13 @@ pub struct Problem {
 
 impl Problem {
     /// Those that there are.
-    pub const KINDS: [&'static str; 5] = [
+    pub const KINDS: [&'static str; 7] = [
         "observe",
         "attributes",
         "attribute_dropped",
         "composite",
+        "read",
+        "send",
         "topic",
     ];
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::reconcile::{DEVICE_OBJECT, dropped_attributes};
+use super::reconcile::{DEVICE_OBJECT, Wanted, unmute};
 use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Problem, Reason, State};
 use crate::gateway::publish::Publish;
-use crate::gateway::watch::{self, Watch};
+use crate::gateway::watch::Watch;
 use crate::gateway::{Event, Gateway};
 use crate::kept::Urgency;
 use crate::mapping::{Destination, DeviceFacts, suffixed};
@@ -30,12 +30,14 @@ impl Gateway {
             objects: &registration.objects.objects,
         };
         let profile = self.plan.profile(&facts);
-        let desired = profile.observations(&facts, &self.models);
-        let problems: Vec<_> = desired.iter().filter_map(dropped_attributes).collect();
         // What was observed and attached before is void.
-        let mut watches = watch::of(desired);
+        let Wanted {
+            mut watches,
+            problems,
+        } = Wanted::of(&endpoint, registration, &profile, &self.models, &[]);
         let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT.into()))
             .filter(|_| registration.has(&DEVICE_OBJECT))
+            .chain(unmute(&profile, registration))
             .chain(watches.iter_mut().flat_map(Watch::begin))
             .collect();
         let named = self.server.book().name_of(&endpoint);
@@ -160,8 +162,7 @@ impl Gateway {
             self.reconcile(now, id);
             self.birth_later(now, id);
         }
-        self.tend_device(now, id);
-        self.continue_setup(now, id);
+        self.on_wake(now, id);
     }
 
     /// An operation of ours changed what the device has registered.
@@ -257,8 +258,7 @@ impl Gateway {
         self.keep_contact_soon(now, id);
         if registered && !is_online {
             self.set_availability(now, id, State::Online, reason);
-            self.tend_device(now, id);
-            self.continue_setup(now, id);
+            self.on_wake(now, id);
         } else if now.instant.since(published) >= interval {
             self.publish_availability(now, id);
         }

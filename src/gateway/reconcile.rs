@@ -4,12 +4,13 @@ use crate::coap::Code;
 use crate::gateway::device::{About, Problem, Reason, State};
 use crate::gateway::json::Source;
 use crate::gateway::uplink::Arrival;
-use crate::gateway::watch::{self, Watching};
+use crate::gateway::watch::{self, Watch, Watching};
 use crate::gateway::{Event, Gateway, Purpose};
 use crate::kept::Urgency;
-use crate::lwm2m::{Id, Path, Target, Value};
-use crate::mapping::{Desired, DeviceFacts};
-use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
+use crate::lwm2m::model::Models;
+use crate::lwm2m::{Id, Path, Record, Target, Value, Version};
+use crate::mapping::{Desired, DeviceFacts, Profile};
+use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId, Registration};
 use crate::time::Now;
 
 /// The device object, whose content goes into the birth message.
@@ -19,45 +20,28 @@ impl Gateway {
     /// Brings what is observed of a device to what its profile wants of it now: after an Update with
     /// other objects, and when the profile is another one. Only what differs is asked for.
     pub(super) fn reconcile(&mut self, now: Now, id: DeviceId) {
-        let (Some(endpoint), Some(registration)) =
-            (self.server.endpoint_name(id), self.server.registration(id))
-        else {
+        let Some(Wanted { watches, problems }) = self.wanted(id) else {
             return;
         };
-        let Some(device) = self.devices.get_mut(id.0 as usize) else {
+        let (Some(registration), Some(device)) = (
+            self.server.registration(id),
+            self.devices.get_mut(id.0 as usize),
+        ) else {
             return;
         };
-        let facts = DeviceFacts {
-            endpoint,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
-        };
-        let wanted = device.profile.observations(&facts, &self.models);
-        let problems: Vec<_> = wanted.iter().filter_map(dropped_attributes).collect();
-        let wanted = watch::of(wanted);
         let is_wanted = |target: &Target| {
-            wanted
+            watches
                 .binary_search_by(|watch| watch.target.cmp(target))
                 .is_ok()
         };
         let unwanted: Vec<_> = device
             .watches
             .extract_if(.., |watch| !is_wanted(&watch.target))
-            .map(|watch| watch.target)
             .collect();
-        let mut gone = Vec::new();
-        for target in unwanted {
-            device.setup.retain(|step| !is_observing(step, &target));
-            if !registration.observed().any(|observed| *observed == target) {
-                continue;
-            }
-            if target.paths().iter().any(|path| registration.has(path)) {
-                device.setup.push_back(Operation::CancelObserve(target));
-            } else {
-                gone.push(target);
-            }
+        for watch in &unwanted {
+            device.setup.retain(|step| !is_about(step, &watch.target));
         }
-        for mut watch in wanted {
+        for mut watch in watches {
             let target = watch.target.clone();
             let steps = match device.find_watch(&target) {
                 Ok(at) => match device.watches.get_mut(at) {
@@ -65,14 +49,26 @@ impl Gateway {
                     _ => continue,
                 },
                 Err(at) => {
-                    let steps = watch.begin();
+                    let steps = watch.begin_after(&unwanted);
                     device.watches.insert(at, watch);
                     steps
                 }
             };
             if !steps.is_empty() {
-                device.setup.retain(|step| !is_observing(step, &target));
+                device.setup.retain(|step| !is_about(step, &target));
                 device.setup.extend(steps);
+            }
+        }
+        // What takes the place of an observation stands before that one ends.
+        let mut gone = Vec::new();
+        for target in unwanted.into_iter().map(|watch| watch.target) {
+            if !registration.observed().any(|observed| *observed == target) {
+                continue;
+            }
+            if target.paths().iter().any(|path| registration.has(path)) {
+                device.setup.push_back(Operation::CancelObserve(target));
+            } else {
+                gone.push(target);
             }
         }
         for problem in problems {
@@ -85,37 +81,81 @@ impl Gateway {
         }
     }
 
+    fn wanted(&self, id: DeviceId) -> Option<Wanted> {
+        let absent: Vec<_> = self.device(id)?.absent().collect();
+        self.wanted_without(id, &absent)
+    }
+
+    fn wanted_without(&self, id: DeviceId, absent: &[Path]) -> Option<Wanted> {
+        let endpoint = self.server.endpoint_name(id)?;
+        let registration = self.server.registration(id)?;
+        let profile = &self.device(id)?.profile;
+        let models = &self.models;
+        Some(Wanted::of(endpoint, registration, profile, models, absent))
+    }
+
     /// Goes on with what an earlier process observed of a device. The attributes are those that the
     /// plan wants, if it is the same plan; else they are written anew.
     pub(super) fn take_up(&mut self, now: Now, id: DeviceId, absent: &[Path], is_same: bool) {
-        let (Some(endpoint), Some(registration)) =
-            (self.server.endpoint_name(id), self.server.registration(id))
-        else {
+        let Some(wanted) = self.wanted_without(id, absent) else {
             return;
         };
-        let Some(device) = self.devices.get_mut(id.0 as usize) else {
+        let Some(registration) = self.server.registration(id) else {
             return;
         };
-        let facts = DeviceFacts {
-            endpoint,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
+        let observed = |target: &Target| registration.observed().any(|seen| seen == target);
+        // Several nodes that are all wanted were observed together by us.
+        let nodes = || wanted.watches.iter().flat_map(|watch| watch.target.paths());
+        let together: Vec<Target> = registration
+            .observed()
+            .filter(|seen| seen.is_composite())
+            .filter(|seen| {
+                seen.paths()
+                    .iter()
+                    .all(|path| nodes().any(|node| node == path))
+            })
+            .cloned()
+            .collect();
+        // What was left out of them of the device object, the device does not have.
+        let left_out = nodes().filter(|node| {
+            DEVICE_OBJECT.contains(node) && !together.iter().any(|seen| seen.contains(node))
+        });
+        let left_out = left_out.filter(|_| !together.is_empty()).copied();
+        let absent: Vec<Path> = absent.iter().copied().chain(left_out).collect();
+        let Some(wanted) = self.wanted_without(id, &absent) else {
+            return;
         };
-        for mut watch in watch::of(device.profile.observations(&facts, &self.models)) {
-            if watch
-                .target
-                .node()
-                .is_some_and(|node| absent.contains(node))
-            {
-                watch.state = Watching::Absent;
-            } else if registration.observed().any(|seen| *seen == watch.target) {
-                device.setup.extend(watch.take_up(now.instant, is_same));
-            } else {
+        let mut watches = Vec::new();
+        let mut setup = Vec::new();
+        for mut watch in wanted.watches {
+            if observed(&watch.target) {
+                setup.extend(watch.take_up(now.instant, is_same));
+            } else if !matches!(watch.state, Watching::OnWake | Watching::Absent) {
                 continue;
             }
-            device.watches.push(watch);
+            watches.push(watch);
+        }
+        for target in together {
+            if !watches.iter().any(|watch| watch.target == target) {
+                watches.push(Watch::standing(target, now.instant));
+            }
+        }
+        watches.sort_by(|one, other| one.target.cmp(&other.target));
+        if let Some(device) = self.device_mut(id) {
+            device.watches = watches;
+            device.setup.extend(setup);
         }
         self.reconcile(now, id);
+    }
+
+    /// A device is heard of: what waited for that is asked now.
+    pub(super) fn on_wake(&mut self, now: Now, id: DeviceId) {
+        if let Some(device) = self.devices.get_mut(id.0 as usize) {
+            let reads = device.watches.iter_mut().flat_map(Watch::on_wake);
+            device.setup.extend(reads);
+        }
+        self.tend_device(now, id);
+        self.continue_setup(now, id);
     }
 
     /// Begins the next step of bringing a device to what the plan wants of it.
@@ -225,16 +265,27 @@ impl Gateway {
             (Operation::Read(target), result) => {
                 let polled = device
                     .watch_mut(&target)
-                    .filter(|watch| watch.state == Watching::Polled)
+                    .filter(|watch| watch.busy && watch.is_read())
                     .map(|watch| watch.was_read(now.instant, result.is_ok()));
-                if let Ok(answer) = result {
-                    if target.node() == Some(&DEVICE_OBJECT) {
-                        self.take_about(now, id, &answer);
+                match result {
+                    Ok(answer) => {
+                        if target.node() == Some(&DEVICE_OBJECT) {
+                            self.take_about(now, id, &answer);
+                        }
+                        if polled.is_some() {
+                            self.problem_over(now, id, "read", &target);
+                            self.take_answer(now, id, Source::Read, answer);
+                        }
                     }
-                    if polled.is_some() {
-                        self.take_answer(now, id, Source::Read, answer);
+                    Err(error) if polled.is_some() => {
+                        self.report_problem(now, id, "read", &target, error.to_string());
                     }
+                    Err(_) => {}
                 }
+            }
+            (Operation::Write { path, .. }, Err(error)) => {
+                let detail = format!("the device keeps its Send muted: {error}");
+                self.report_problem(now, id, "send", &Target::Node(path), detail);
             }
             _ => {}
         }
@@ -258,7 +309,11 @@ impl Gateway {
         let problem = match result {
             Ok(answer) => {
                 let observing = answer.observing;
+                let apart = answer.single && target.is_composite();
                 self.take_answer(now, id, Source::Notify, answer);
+                if apart {
+                    return self.split_watch(now, id, target);
+                }
                 if let Some(watch) = self
                     .device_mut(id)
                     .and_then(|device| device.watch_mut(target))
@@ -299,6 +354,33 @@ impl Gateway {
                 .setup
                 .push_back(Operation::CancelObserve(target.clone()));
         }
+    }
+
+    /// A device has no composite operations: what was to be one observation is one for each node.
+    fn split_watch(&mut self, now: Now, id: DeviceId, target: &Target) {
+        let (Some(registration), Some(device)) = (
+            self.server.registration(id),
+            self.devices.get_mut(id.0 as usize),
+        ) else {
+            return;
+        };
+        let Ok(at) = device.find_watch(target) else {
+            return;
+        };
+        let observed = |path: &Path| {
+            registration
+                .observed()
+                .any(|seen| seen.node() == Some(path))
+        };
+        for watch in device.watches.remove(at).split(now.instant, observed) {
+            if let Err(at) = device.find_watch(&watch.target) {
+                device.watches.insert(at, watch);
+            }
+        }
+        let problem = not_composite();
+        device.problems.retain(|known| !known.is_same(&problem));
+        device.problems.push(problem);
+        self.birth_later(now, id);
     }
 
     /// The device ended an observation: it is tried again later. What it says is gone is stale.
@@ -362,18 +444,33 @@ impl Gateway {
             return;
         };
         let missing = |path: &Path| DEVICE_OBJECT.contains(path) && !has(path);
+        // Of one observation of several nodes it is left out, which makes that another observation.
+        let mut left_out = Vec::new();
         for watch in &mut device.watches {
-            if watch.state == Watching::Wanted && watch.target.node().is_some_and(missing) {
-                watch.state = Watching::Absent;
-                watch.busy = false;
+            match &watch.target {
+                Target::Node(node) if watch.is_to_come() && missing(node) => {
+                    watch.state = Watching::Absent;
+                    watch.busy = false;
+                }
+                Target::Composite(nodes) => left_out.extend(nodes.iter().copied().filter(missing)),
+                Target::Node(_) => {}
             }
         }
         device
             .setup
             .retain(|step| !step.target().node().is_some_and(missing));
+        for node in &left_out {
+            let watch = Watch::absent(*node);
+            if let Err(at) = device.find_watch(&watch.target) {
+                device.watches.insert(at, watch);
+            }
+        }
         if device.about != about {
             device.about = about;
             self.birth_later(now, id);
+        }
+        if !left_out.is_empty() {
+            self.reconcile(now, id);
         }
         self.keep_descriptor(id, Urgency::Soon);
     }
@@ -435,11 +532,80 @@ impl Gateway {
     }
 }
 
-/// Whether a step is one to observe this.
-fn is_observing(step: &Operation, wanted: &Target) -> bool {
+/// What is to be watched of a device, and what of it cannot be as the plan says.
+pub(super) struct Wanted {
+    /// In the order of their targets.
+    pub(super) watches: Vec<Watch>,
+    /// For the birth message.
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Wanted {
+    /// By the profile of a device and by what it can do.
+    pub(super) fn of(
+        endpoint: &str,
+        registration: &Registration,
+        profile: &Profile,
+        models: &Models,
+        absent: &[Path],
+    ) -> Self {
+        let facts = DeviceFacts {
+            endpoint,
+            lwm2m: registration.version,
+            objects: &registration.objects.objects,
+        };
+        let desired = profile.observations(&facts, models);
+        let mut problems: Vec<_> = desired.iter().filter_map(dropped_attributes).collect();
+        let (strategy, composes) = (profile.strategy(), registration.composes());
+        if strategy.is_composite() && !composes {
+            problems.push(not_composite());
+        }
+        let (absent, desired): (Vec<_>, Vec<_>) = desired
+            .into_iter()
+            .partition(|desired| absent.contains(&desired.path));
+        let mut watches = watch::of(desired, strategy, composes);
+        watches.extend(absent.iter().map(|desired| Watch::absent(desired.path)));
+        watches.sort_by(|one, other| one.target.cmp(&other.target));
+        Self { watches, problems }
+    }
+}
+
+/// Lets a device send: without that, it is muted (LwM2M Core 1.1, object 1, resource 23).
+pub(super) fn unmute(profile: &Profile, registration: &Registration) -> Option<Operation> {
+    const SERVER: Id = 1;
+    const MUTE_SEND: Id = 23;
+    let wanted = profile.expects_sends() && registration.version >= Version::V1_1;
+    // Of several accounts nobody says which one is ours.
+    let [account] = registration.object(SERVER)?.instances[..] else {
+        return None;
+    };
+    let path = Path::resource(SERVER, account, MUTE_SEND);
+    wanted.then(|| Operation::Write {
+        path,
+        records: vec![Record {
+            path,
+            value: Value::Boolean(false),
+            time: None,
+        }],
+        replace: true,
+    })
+}
+
+fn not_composite() -> Problem {
+    Problem {
+        kind: "composite",
+        path: None,
+        detail: "the device has no composite operations: each node is observed for itself"
+            .to_owned(),
+    }
+}
+
+/// Whether a step is one to observe or read this.
+fn is_about(step: &Operation, wanted: &Target) -> bool {
     match step {
         Operation::WriteAttributes(node, _) => wanted.paths().contains(node),
         Operation::Observe(target, _) => target == wanted,
+        Operation::Read(target) => target == wanted && wanted.node() != Some(&DEVICE_OBJECT),
         _ => false,
     }
 }

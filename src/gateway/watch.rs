@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::lwm2m::attributes::AttributeChange;
 use crate::lwm2m::{NotificationAttributes, Path, Target};
-use crate::mapping::Desired;
+use crate::mapping::{Desired, Strategy};
 use crate::server::Operation;
 use crate::time::Instant;
 
@@ -54,6 +54,8 @@ pub enum Watching {
     Refused,
     /// The device has no such node.
     Absent,
+    /// It is not observed, but read whenever the device is heard of.
+    OnWake,
 }
 
 /// What came of the attributes of a node, during this registration.
@@ -67,12 +69,34 @@ pub enum Written {
     Refused,
 }
 
-/// One watch for each node that is wanted, in the order of their targets.
-pub fn of(desired: Vec<Desired>) -> Vec<Watch> {
-    desired
-        .into_iter()
-        .map(|desired| Watch::new(vec![desired]))
-        .collect()
+/// What is watched so that the nodes that are wanted get here.
+/// `composes`: whether the device may have composite operations.
+pub fn of(desired: Vec<Desired>, strategy: Strategy, composes: bool) -> Vec<Watch> {
+    let apart: fn(&Desired, &Desired) -> bool = match strategy {
+        Strategy::Send => return Vec::new(),
+        Strategy::Composite | Strategy::PollOnWake if composes => |_, _| false,
+        Strategy::CompositeByObject if composes => {
+            |one, other| one.path.object_id() != other.path.object_id()
+        }
+        _ => |_, _| true,
+    };
+    let mut all: Vec<Vec<Desired>> = Vec::new();
+    for node in desired {
+        match all.last_mut() {
+            Some(together) if together.last().is_some_and(|last| !apart(last, &node)) => {
+                together.push(node);
+            }
+            _ => all.push(vec![node]),
+        }
+    }
+    let mut watches: Vec<_> = all.into_iter().map(Watch::new).collect();
+    if strategy == Strategy::PollOnWake {
+        for watch in &mut watches {
+            watch.state = Watching::OnWake;
+            watch.attributes.clear();
+        }
+    }
+    watches
 }
 
 impl Watch {
@@ -97,6 +121,30 @@ impl Watch {
             heard: Instant::ZERO,
             attributes,
         }
+    }
+
+    /// A node that the device turned out not to have.
+    pub fn absent(node: Path) -> Self {
+        Self {
+            target: Target::Node(node),
+            state: Watching::Absent,
+            ..Self::new(Vec::new())
+        }
+    }
+
+    /// An observation that stands, of which nothing is known but what it is of.
+    pub fn standing(target: Target, now: Instant) -> Self {
+        let mut watch = Self {
+            target,
+            ..Self::new(Vec::new())
+        };
+        watch.answered(now, true);
+        watch
+    }
+
+    /// Whether it was not asked for yet.
+    pub fn is_to_come(&self) -> bool {
+        matches!(self.state, Watching::Wanted | Watching::OnWake)
     }
 
     /// Takes over what is wanted of the same nodes by now. What it takes to observe them with other
@@ -135,14 +183,52 @@ impl Watch {
 
     /// What it takes to observe: the attributes first, unless they stand there.
     pub fn begin(&mut self) -> Vec<Operation> {
+        self.begin_after(&[])
+    }
+
+    /// The same; what stands there by watches from before is not written again.
+    pub fn begin_after(&mut self, before: &[Self]) -> Vec<Operation> {
+        if self.state == Watching::OnWake {
+            return self.read();
+        }
         self.busy = true;
-        let attributes = self
+        let stands = |attributes: &(Path, NotificationAttributes)| {
+            let mut before = before.iter();
+            before.any(|watch| {
+                watch.written == Written::Confirmed && watch.attributes.contains(attributes)
+            })
+        };
+        let writes: Vec<_> = self
             .attributes
             .iter()
-            .filter(|_| self.written == Written::No);
-        let writes = attributes
-            .map(|(path, attributes)| Operation::WriteAttributes(*path, attributes.clone().into()));
-        writes.chain([self.observe()]).collect()
+            .filter(|attributes| self.written == Written::No && !stands(attributes))
+            .map(|(path, attributes)| Operation::WriteAttributes(*path, attributes.clone().into()))
+            .collect();
+        if writes.is_empty() && self.written == Written::No && !self.attributes.is_empty() {
+            self.written = Written::Confirmed;
+        }
+        writes.into_iter().chain([self.observe()]).collect()
+    }
+
+    /// The device has no composite operations, and was asked for each node by itself: a watch for
+    /// each, of which those in `observed` stand.
+    pub fn split(self, now: Instant, observed: impl Fn(&Path) -> bool) -> Vec<Self> {
+        let node = |path: &Path| {
+            let attributes = self.attributes.iter().filter(|(node, _)| node == path);
+            let mut watch = Self {
+                target: Target::Node(*path),
+                attributes: attributes.cloned().collect(),
+                ..Self::new(Vec::new())
+            };
+            watch.written = self.written;
+            if observed(path) {
+                watch.answered(now, true);
+            } else {
+                watch.refused(now);
+            }
+            watch
+        };
+        self.target.paths().iter().map(node).collect()
     }
 
     /// Goes on with an observation that stands. What it takes; nothing if its attributes are those
@@ -190,7 +276,7 @@ impl Watch {
             return None;
         }
         let wait = match self.state {
-            Watching::Wanted | Watching::Absent => return None,
+            Watching::Wanted | Watching::Absent | Watching::OnWake => return None,
             Watching::Observed => self.pmax().map(|pmax| pmax + pmax / 2)?,
             Watching::Polled => self.pmax().unwrap_or(POLL_INTERVAL),
             Watching::Refused => {
@@ -229,8 +315,22 @@ impl Watch {
                 }
             }
             Watching::Refused => self.begin(),
-            Watching::Wanted | Watching::Absent => Vec::new(),
+            Watching::Wanted | Watching::Absent | Watching::OnWake => Vec::new(),
         }
+    }
+
+    /// What is to be done because the device is heard of.
+    pub fn on_wake(&mut self) -> Vec<Operation> {
+        if self.state == Watching::OnWake && !self.busy {
+            self.read()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether it is read and not observed.
+    pub fn is_read(&self) -> bool {
+        matches!(self.state, Watching::Polled | Watching::OnWake)
     }
 
     fn read(&mut self) -> Vec<Operation> {

@@ -248,6 +248,29 @@ impl InstanceNames {
     }
 }
 
+/// How the values of a device get here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// An observation of each node.
+    #[default]
+    Single,
+    /// One composite observation of all nodes, where the device can.
+    Composite,
+    /// A composite observation of the nodes of each object, where the device can.
+    CompositeByObject,
+    /// No observation: all nodes are read whenever the device is heard of, at each Update.
+    PollOnWake,
+    /// No observation: the device sends.
+    Send,
+}
+
+impl Strategy {
+    /// Whether it needs composite operations, and does without where a device has none.
+    pub const fn is_composite(self) -> bool {
+        matches!(self, Self::Composite | Self::CompositeByObject)
+    }
+}
+
 /// How the devices of one kind are named, observed and published.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -259,6 +282,7 @@ pub struct Profile {
     pub(super) unmapped: Unmapped,
     pub(super) device_name: Option<Template>,
     pub(super) area: Option<String>,
+    pub(super) strategy: Strategy,
     pub(super) instances: InstanceNames,
     /// The most specific first.
     pub(super) signals: Vec<SignalRule>,
@@ -277,6 +301,7 @@ impl Profile {
             unmapped: Unmapped::Default,
             device_name: None,
             area: None,
+            strategy: Strategy::default(),
             instances: InstanceNames::default(),
             signals: Vec::new(),
             commands: BTreeMap::new(),
@@ -301,6 +326,16 @@ impl Profile {
     /// Six hex digits that change with the mapping file.
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+
+    /// How the values of a device get here.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// Whether the device has to send: by its strategy, or because a signal comes by no other way.
+    pub fn expects_sends(&self) -> bool {
+        self.strategy == Strategy::Send || self.signals.iter().any(|rule| !rule.observed)
     }
 
     /// The topic name of a device: one level, at most [`MAX_NAME`](super::MAX_NAME) bytes.

@@ -70,6 +70,11 @@ impl Abilities {
         }
     }
 
+    /// Whether the device may have Read-Composite and Observe-Composite.
+    pub(super) fn composes(&self) -> bool {
+        self.fetch != Ability::Lacks
+    }
+
     fn of_method(&mut self, method: Code) -> Option<&mut Ability> {
         match method {
             Code::FETCH => Some(&mut self.fetch),

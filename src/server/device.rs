@@ -138,6 +138,12 @@ impl Registration {
         self.observations.iter().map(|(target, _)| target)
     }
 
+    /// Whether it may have Read-Composite and Observe-Composite: its version knows them, and it has
+    /// not refused any.
+    pub fn composes(&self) -> bool {
+        self.abilities.composes()
+    }
+
     /// An object, if it is registered.
     pub fn object(&self, id: Id) -> Option<&RegisteredObject> {
         let objects = &self.objects.objects;

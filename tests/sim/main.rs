@@ -19,4 +19,5 @@ mod road;
 mod safety;
 mod secure;
 mod sends;
+mod strategies;
 mod supervision;

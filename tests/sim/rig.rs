@@ -164,6 +164,11 @@ impl Rig {
 
     /// A gateway that everybody may join, with one mapping file for every device.
     pub fn with_mapping(text: &str) -> Self {
+        Self::with_plan(Self::plan(text))
+    }
+
+    /// One mapping file for every device.
+    pub fn plan(text: &str) -> Plan {
         let source = Source {
             file: "test.toml".into(),
             text: format!(
@@ -172,7 +177,7 @@ impl Rig {
         };
         let compiled = Plan::compile(&[source], &Models::builtin(), "lwm2mqtt");
         let plan = compiled.plan;
-        Self::with_plan(plan.unwrap_or_else(|| panic!("{:?}", compiled.diagnostics)))
+        plan.unwrap_or_else(|| panic!("{:?}", compiled.diagnostics))
     }
 
     /// A gateway that everybody may join, with all that `adjust` changes.

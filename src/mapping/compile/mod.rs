@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::Plan;
 use super::pattern::parse_id;
-use super::profile::{InstanceNames, Profile, SignalRule, Unmapped};
+use super::profile::{InstanceNames, Profile, SignalRule, Strategy, Unmapped};
 use super::select::Selector;
 use super::template::{Field, Template};
 use crate::diagnostic::{At, Diagnostic, Item, Reader, Source, Table};
@@ -244,9 +244,30 @@ fn read_device(mut table: Table<'_>, selector: &Selector, profile: &mut Profile)
         }
         profile.device_name = template;
     }
-    table.not_built(&["wake"]);
+    if let Some(item) = table.take("wake")
+        && let Some(mut wake) = item.table("wake", "{ strategy = \"observe\" }")
+    {
+        if let Some(item) = wake.take("strategy")
+            && let Some(strategy) = item.one_of(&STRATEGIES)
+        {
+            profile.strategy = strategy;
+        }
+        wake.not_built(&["reachable_for"]);
+        wake.finish();
+    }
     table.finish();
 }
+
+/// `observe` and `send` are what users think of; the other names say what is done.
+const STRATEGIES: [(&str, Strategy); 7] = [
+    ("observe", Strategy::Single),
+    ("composite", Strategy::Composite),
+    ("composite-by-object", Strategy::CompositeByObject),
+    ("poll-on-wake", Strategy::PollOnWake),
+    ("send", Strategy::Send),
+    ("single", Strategy::Single),
+    ("send-only", Strategy::Send),
+];
 
 fn check_device_name(item: &Item<'_>, template: &Template, selector: &Selector) {
     let literal = template.render(|_, text| text.push('x'));
