@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::rig::{Rig, content};
 
 const SECOND: Duration = Duration::from_secs(1);
-const OBJECTS: &str = "</>;ct=110,</1/0>,</3/0>,</4/0>,</5/0>,</6/0>,</7/0>,</10>;ver=1.1,</10/0>,\
+const OBJECTS: &str = "</>;ct=110,</1/0>,</3/0>,</4/0>,</5/0>,</6/0>,</7/0>,</10>;ver=1.1,</10/0>,</11/0>,\
     </16/0>,</19/0>,</20/0>,</3303/0>";
 
 /// A registered device that has all these objects, and what it was asked so far forgotten.
@@ -502,4 +502,54 @@ fn silence_is_a_timeout_and_says_nothing_against_the_resource() {
     rig.run(Duration::from_secs(100));
     let reply = ask(&mut rig, "read", &json!({ "path": "/3/0/0" }));
     assert_eq!(reply["value"], "ACME", "{reply}");
+}
+
+// conformance: 307
+#[test]
+fn a_device_is_muted_and_heard_again() {
+    let (mut rig, device) = rig();
+    rig.devices[device].answer(Code::PUT, "/1/0/23", of(Code::CHANGED));
+    for muted in [true, false] {
+        let write = json!({ "path": "/1/0/23", "value": muted });
+        assert_eq!(ask(&mut rig, "write", &write)["code"], "2.04");
+        let body: Json = serde_json::from_slice(&last(&rig, device).payload).unwrap();
+        assert_eq!(body, json!([{ "n": "/1/0/23", "vb": muted }]));
+    }
+    let send = Request {
+        content_format: Some(110),
+        payload: br#"[{"n":"/3303/0/5700","v":17.5}]"#.to_vec(),
+        ..Request::new(Code::POST, ["dp"])
+    };
+    rig.request(device, send);
+    rig.run(SECOND);
+    assert_eq!(
+        rig.devices[device].responses.last().unwrap().code,
+        Code::CHANGED
+    );
+    let topic = "lwm2mqtt/d/dev1/v/temperature-0/sensor-value";
+    assert_eq!(rig.broker.json(topic)["value"], 17.5);
+}
+
+// conformance: 1250
+#[test]
+fn a_created_instance_is_taken_from_the_update_that_lists_it() {
+    let (mut rig, device) = rig();
+    rig.devices[device].answer(Code::POST, "/11", of(Code::CREATED));
+    let create = json!({ "path": "/11/1", "values": { "0": "backup", "3": true } });
+    let reply = ask(&mut rig, "create", &create);
+    assert_eq!(reply["code"], "2.01", "{reply}");
+    let update = Request {
+        content_format: Some(40),
+        payload: format!("{OBJECTS},</11/1>,</3303/1>").into_bytes(),
+        ..Request::new(Code::POST, rig.location(device))
+    };
+    let value = senml(r#"[{"n":"/3303/1/5700","v":5}]"#);
+    rig.devices[device].answer(Code::GET, "/3303/1", value);
+    rig.request(device, update);
+    rig.run(5 * SECOND);
+    let birth = rig.broker.json("lwm2mqtt/d/dev1");
+    assert!(!birth["objects"]["11"].is_null(), "{birth}");
+    // What the list brought is observed like what was there from the beginning.
+    let topic = "lwm2mqtt/d/dev1/v/temperature-1/sensor-value";
+    assert_eq!(rig.broker.json(topic)["value"], 5.0);
 }
