@@ -1,11 +1,13 @@
 //! Read and Discover, and which formats are written (LwM2M Core 1.1 §6.3.1, §6.3.2, §7.4).
 
+use std::collections::BTreeSet;
+
 use crate::client::reporting::Reporting;
 use crate::client::tree::{Content, Instance, Refusal, Tree};
 use crate::coap::{Code, Response};
 use crate::lwm2m::codec::{self, Context};
 use crate::lwm2m::link::Link;
-use crate::lwm2m::{ContentFormat, Id, Level, Path, Record, Value, Version};
+use crate::lwm2m::{ContentFormat, Id, Level, Path, Record, Target, Value, Version};
 use crate::time::UnixTime;
 
 impl From<Refusal> for Code {
@@ -103,6 +105,21 @@ impl Formats {
     }
 }
 
+impl Formats {
+    /// What to answer a composite operation in: TLV has no place for several objects.
+    fn choose_composite(
+        &self,
+        version: Version,
+        accept: Option<ContentFormat>,
+    ) -> Result<ContentFormat, Code> {
+        let formats = self.of(version).into_iter();
+        formats
+            .filter(|format| *format != ContentFormat::TLV)
+            .find(|format| accept.is_none_or(|accept| accept == *format))
+            .ok_or(Code::NOT_ACCEPTABLE)
+    }
+}
+
 /// Objects whose content no server of the device management interface sees
 /// (LwM2M Core 1.2 §6.3): Security, OSCORE and COSE.
 pub(super) fn is_hidden(object: Id) -> bool {
@@ -114,15 +131,23 @@ pub(super) fn read(
     tree: &Tree,
     formats: &Formats,
     version: Version,
-    path: &Path,
+    target: &Target,
     accept: Option<ContentFormat>,
     now: UnixTime,
 ) -> Result<Response, Code> {
     let mut records = Vec::new();
-    tree.read(path, &mut records)?;
-    let format = formats.choose(version, path, &records, accept)?;
+    let format = match target {
+        Target::Node(path) => {
+            tree.read(path, &mut records)?;
+            formats.choose(version, path, &records, accept)?
+        }
+        Target::Composite(paths) => {
+            read_all(tree, paths, &mut records);
+            formats.choose_composite(version, accept)?
+        }
+    };
     let context = Context {
-        base: *path,
+        base: target.base(),
         alternate: None,
         now,
         types: tree,
@@ -133,6 +158,25 @@ pub(super) fn read(
     response.content_format = Some(format.0);
     response.payload = payload;
     Ok(response)
+}
+
+/// Read-Composite: what is not there or cannot be read is left out, and hidden objects are
+/// (LwM2M Core 1.1 §6.3.8).
+fn read_all(tree: &Tree, paths: &[Path], records: &mut Vec<Record>) {
+    for path in paths {
+        let objects: Vec<Path> = match path.level() {
+            Level::Root => tree.objects().keys().map(|id| Path::object(*id)).collect(),
+            _ => vec![*path],
+        };
+        for path in objects {
+            if !path.object_id().is_some_and(is_hidden) {
+                // Why one cannot be read is not said.
+                let _ = tree.read(&path, records);
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    records.retain(|record| seen.insert(record.path));
 }
 
 /// Discover: which nodes there are, with the attributes of the server that asks.
@@ -309,12 +353,12 @@ mod tests {
             (&all, v1_1, "/9000/0/4", None, Err("4.05")),
             (&all, v1_1, "/9000/1", None, Err("4.04")),
         ] {
-            let path = path.parse().unwrap();
+            let path: Path = path.parse().unwrap();
             let result = read(
                 &tree,
                 formats,
                 version,
-                &path,
+                &path.into(),
                 accept.map(ContentFormat),
                 NOW,
             );

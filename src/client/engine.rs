@@ -11,14 +11,19 @@ use crate::client::registration::{Outcome, Registration};
 use crate::client::reporting::{self, Defaults, Reporting};
 use crate::client::{
     Account, Behaviour, Config, Counters, Effect, Event, Formats, Input, Limits, Output, Tree,
-    access, write,
+    access, instances, write,
 };
-use crate::coap::{self, Code, Endpoint, IncomingId, Peer, Request, Response, Token};
-use crate::lwm2m::{Id, Path, Value, Version};
+use crate::coap::{
+    self, Code, Endpoint, ExchangeId, IncomingId, Observe, Peer, Request, Response, Token,
+};
+use crate::lwm2m::codec::{self, Context};
+use crate::lwm2m::{ContentFormat, Id, Path, Target, Value, Version};
 use crate::time::{Instant, Now};
 
 /// /1/x/1
 const LIFETIME: Id = 1;
+/// /1/x/23
+const MUTE_SEND: Id = 23;
 /// /1/x/8
 const REGISTRATION_UPDATE_TRIGGER: Id = 8;
 /// The lifetime where /1/x/1 does not say (LwM2M Core 1.0 §5.3.1), in seconds.
@@ -45,6 +50,8 @@ struct Server {
     account: Account,
     registration: Registration,
     reporting: Reporting,
+    /// A Send that is not answered yet.
+    sending: Option<ExchangeId>,
     /// Of the last message in either direction, for queue mode.
     awake_since: Instant,
 }
@@ -72,6 +79,7 @@ impl<B: Behaviour> Client<B> {
                 config.retry.clone(),
             ),
             reporting: Reporting::default(),
+            sending: None,
             awake_since: now.instant,
             account,
         });
@@ -134,6 +142,7 @@ impl<B: Behaviour> Client<B> {
         match input {
             Input::Datagram { peer, bytes } => self.receive(now, peer, bytes),
             Input::Timeout => self.coap.timeout(now.instant),
+            Input::Send(paths) => self.send(now, paths),
             Input::Stop => {
                 self.stopping = true;
                 for server in &mut self.servers {
@@ -222,6 +231,14 @@ impl<B: Behaviour> Client<B> {
                     let Some(server) = self.servers.get_mut(index) else {
                         break;
                     };
+                    if server.sending == Some(exchange) {
+                        server.sending = None;
+                        let account = server.account.instance;
+                        let code = result.as_ref().ok().map(|response| response.code);
+                        let event = Event::Sent { account, code };
+                        self.outputs.push_back(Output::Event(event));
+                        break;
+                    }
                     let outcome = server.registration.concluded(
                         now.instant,
                         exchange,
@@ -314,6 +331,38 @@ impl<B: Behaviour> Client<B> {
         }
     }
 
+    /// Reports values of its own accord; one message at a time, and none to whoever has muted us.
+    fn send(&mut self, now: Now, paths: &[Path]) {
+        self.step_at = self.behaviour.step(now, &mut self.tree);
+        let target = Target::composite(paths.iter().copied());
+        for server in &mut self.servers {
+            let version = server.registration.version();
+            let muted = Path::resource(1, server.account.instance, MUTE_SEND);
+            let is_heard = self.tree.value(&muted) == Some(&Value::Boolean(false));
+            if !server.is_registered()
+                || version < Version::V1_1
+                || !is_heard
+                || server.sending.is_some()
+            {
+                continue;
+            }
+            let read = access::read(&self.tree, &self.formats, version, &target, None, now.unix);
+            let Ok(Response {
+                content_format,
+                payload,
+                ..
+            }) = read
+            else {
+                continue;
+            };
+            let mut request = Request::new(Code::POST, ["dp"]);
+            request.content_format = content_format;
+            request.payload = payload;
+            let sent = self.coap.request(now.instant, server.account.peer, request);
+            server.sending = sent.ok();
+        }
+    }
+
     /// Sends the notifications that are due.
     fn report(&mut self, now: Now) {
         let changes = self.tree.take_changes();
@@ -329,7 +378,7 @@ impl<B: Behaviour> Client<B> {
                     &self.tree,
                     &self.formats,
                     server.registration.version(),
-                    &due.path,
+                    &due.target,
                     due.accept,
                     now.unix,
                 );
@@ -396,32 +445,55 @@ impl<B: Behaviour> Client<B> {
         let (tree, formats) = (&mut self.tree, &self.formats);
         match operation {
             Operation::Read(path, accept) => {
-                access::read(tree, formats, version, &path, accept, now.unix)
+                access::read(tree, formats, version, &path.into(), accept, now.unix)
             }
             Operation::Discover(path, depth) => {
                 access::discover(tree, &server.reporting, version, &path, depth)
             }
             Operation::Observe(path, accept, query) => {
-                // LwM2M Core 1.2 §6.4.1; before, a query meant nothing here
-                let query = if version < Version::V1_2 { &[] } else { query };
-                let own = reporting::merge(&Default::default(), &path, version, query)
-                    .ok_or(Code::BAD_REQUEST)?;
-                let mut response = access::read(tree, formats, version, &path, accept, now.unix)?;
-                if server.reporting.is_full(token, self.limits.observations) {
-                    return Err(Code::SERVICE_UNAVAILABLE);
-                }
-                let own = (!own.is_empty()).then_some(own);
-                server
-                    .reporting
-                    .observe(now.instant, (token, path), accept, own, tree, defaults);
-                response.observe = Some(0);
-                let event = Event::Observed { account, path };
-                self.outputs.push_back(Output::Event(event));
-                Ok(response)
+                self.observe(now, index, (token, path.into()), accept, query)
             }
             Operation::CancelObservation(path, accept) => {
                 server.reporting.cancel(token);
-                access::read(tree, formats, version, &path, accept, now.unix)
+                access::read(tree, formats, version, &path.into(), accept, now.unix)
+            }
+            Operation::Fetch(..) | Operation::Patch(_) if version < Version::V1_1 => {
+                Err(Code::METHOD_NOT_ALLOWED)
+            }
+            Operation::Fetch(format, accept, observe, query) => {
+                let target = paths(format, &request.payload, tree, now)?;
+                match observe {
+                    Some(Observe::Register) => {
+                        return self.observe(now, index, (token, target), accept, query);
+                    }
+                    Some(Observe::Deregister) => _ = server.reporting.cancel(token),
+                    None => {}
+                }
+                access::read(tree, formats, version, &target, accept, now.unix)
+            }
+            Operation::Patch(format) => {
+                let written = write::write_composite(tree, format, &request.payload, now.unix)?;
+                self.written(now, account, &written);
+                Ok(Response::new(Code::CHANGED))
+            }
+            Operation::Create(object, format) => {
+                let payload = &request.payload;
+                let (path, ours) = instances::create(tree, object, format, payload, now.unix)?;
+                self.step_at = self.behaviour.step(now, &mut self.tree);
+                let event = Event::Created { account, path };
+                self.outputs.push_back(Output::Event(event));
+                let location = path.ids().iter().filter(|_| ours);
+                Ok(Response {
+                    location: location.map(ToString::to_string).collect(),
+                    ..Response::new(Code::CREATED)
+                })
+            }
+            Operation::Delete(path) => {
+                instances::delete(tree, &path)?;
+                self.step_at = self.behaviour.step(now, &mut self.tree);
+                let event = Event::Deleted { account, path };
+                self.outputs.push_back(Output::Event(event));
+                Ok(Response::new(Code::DELETED))
             }
             Operation::WriteAttributes(path, query) => {
                 tree.require(&path)?;
@@ -467,6 +539,39 @@ impl<B: Behaviour> Client<B> {
         }
     }
 
+    fn observe(
+        &mut self,
+        now: Now,
+        index: usize,
+        (token, target): (Token, Target),
+        accept: Option<ContentFormat>,
+        query: &[String],
+    ) -> Result<Response, Code> {
+        let server = self.servers.get_mut(index).ok_or(Code::UNAUTHORIZED)?;
+        let account = server.account.instance;
+        let version = server.registration.version();
+        let (tree, formats) = (&self.tree, &self.formats);
+        // LwM2M Core 1.2 §6.4.1; before, a query meant nothing here
+        let query = if version < Version::V1_2 { &[] } else { query };
+        let base = target.base();
+        let own = reporting::merge(&Default::default(), &base, version, query);
+        let own = own.ok_or(Code::BAD_REQUEST)?;
+        let mut response = access::read(tree, formats, version, &target, accept, now.unix)?;
+        if server.reporting.is_full(token, self.limits.observations) {
+            return Err(Code::SERVICE_UNAVAILABLE);
+        }
+        let own = (!own.is_empty()).then_some(own);
+        let defaults = Defaults::of(tree, account);
+        let observed = (token, target.clone());
+        server
+            .reporting
+            .observe(now.instant, observed, accept, own, tree, defaults);
+        response.observe = Some(0);
+        let event = Event::Observed { account, target };
+        self.outputs.push_back(Output::Event(event));
+        Ok(response)
+    }
+
     fn written(&mut self, now: Now, account: Id, written: &BTreeSet<Path>) {
         for path in written {
             self.behaviour.written(now, path, &mut self.tree);
@@ -485,6 +590,22 @@ impl<B: Behaviour> Client<B> {
                 server.reporting.reconsider(defaults);
             }
         }
+    }
+}
+
+/// The nodes of a composite operation; as many as make sense in a request.
+fn paths(format: ContentFormat, payload: &[u8], tree: &Tree, now: Now) -> Result<Target, Code> {
+    const PATHS_MAX: usize = 256;
+    let context = Context {
+        base: Path::ROOT,
+        alternate: None,
+        now: now.unix,
+        types: tree,
+    };
+    match codec::decode_paths(format, payload, &context) {
+        Ok(paths) if (1..=PATHS_MAX).contains(&paths.len()) => Ok(Target::composite(paths)),
+        Err(codec::DecodeError::Unsupported(_)) => Err(Code::UNSUPPORTED_CONTENT_FORMAT),
+        _ => Err(Code::BAD_REQUEST),
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod access;
 mod engine;
+mod instances;
 mod offer;
 mod operation;
 mod registration;
@@ -24,7 +25,7 @@ pub use registration::{Reason, Retry};
 pub use tree::Tree;
 
 use crate::coap::{self, Code, Peer};
-use crate::lwm2m::{Arguments, Id, Path, Value, Version};
+use crate::lwm2m::{Arguments, Id, Path, Target, Value, Version};
 use crate::time::{Instant, Now};
 
 /// Who the client is.
@@ -126,6 +127,9 @@ pub enum Input<'a> {
     },
     /// The instant of the last [`Output::Timeout`] has come.
     Timeout,
+    /// Report the values of these nodes now, to every server that wants it (Send, LwM2M Core 1.1
+    /// §6.4.6): one of 1.1 or later that has set Mute Send (/1/x/23) to false.
+    Send(&'a [Path]),
     /// De-register everywhere. [`Event::Stopped`] follows.
     Stop,
 }
@@ -196,7 +200,28 @@ pub enum Event {
         /// The server's account.
         account: Id,
         /// What.
+        target: Target,
+    },
+    /// A server created an instance.
+    Created {
+        /// The server's account.
+        account: Id,
+        /// Which.
         path: Path,
+    },
+    /// A server deleted an instance, or an instance of a resource.
+    Deleted {
+        /// The server's account.
+        account: Id,
+        /// Which.
+        path: Path,
+    },
+    /// A server answered a [`Input::Send`].
+    Sent {
+        /// The server's account.
+        account: Id,
+        /// With what; `None` when it did not.
+        code: Option<Code>,
     },
     /// A server wrote a resource.
     Written {

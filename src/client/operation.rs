@@ -20,6 +20,20 @@ pub(super) enum Operation<'a> {
     WriteAttributes(Path, &'a [String]),
     /// Execute.
     Execute(Path, Arguments),
+    /// Create, in the format of the payload.
+    Create(Id, ContentFormat),
+    /// Delete.
+    Delete(Path),
+    /// Read-Composite, Observe-Composite or Cancel-Composite: the format of the paths, what it
+    /// accepts, and whether it observes.
+    Fetch(
+        ContentFormat,
+        Option<ContentFormat>,
+        Option<Observe>,
+        &'a [String],
+    ),
+    /// Write-Composite, in the format of the payload.
+    Patch(ContentFormat),
 }
 
 /// What a Write does to what it does not name.
@@ -33,15 +47,18 @@ pub(super) enum Mode {
 
 impl Operation<'_> {
     /// The node that is meant.
-    pub(super) fn path(&self) -> &Path {
-        match self {
+    pub(super) fn path(&self) -> Path {
+        *match self {
+            Self::Create(object, _) => return Path::object(*object),
+            Self::Fetch(..) | Self::Patch(_) => return Path::ROOT,
             Self::Read(path, _)
             | Self::Discover(path, _)
             | Self::Observe(path, _, _)
             | Self::CancelObservation(path, _)
             | Self::Write(path, _, _)
             | Self::WriteAttributes(path, _)
-            | Self::Execute(path, _) => path,
+            | Self::Execute(path, _)
+            | Self::Delete(path) => path,
         }
     }
 }
@@ -50,12 +67,12 @@ impl Operation<'_> {
 ///
 /// # Errors
 /// The code to answer with: 4.04 for what is no path, 4.05 for what the interface does not have
-/// there (composite operations, Create and Delete among it: no object here allows them yet),
-/// 4.15 for a payload in a format that the operation does not take, 4.00 for the rest.
+/// there, 4.15 for a payload in a format that the operation does not take, 4.00 for the rest.
 pub(super) fn parse(request: &Request) -> Result<Operation<'_>, Code> {
     let path = path(&request.path).ok_or(Code::NOT_FOUND)?;
     let accept = request.accept.map(ContentFormat);
     match request.method {
+        Code::FETCH | Code::IPATCH => composite(path, request),
         _ if path == Path::ROOT => Err(Code::METHOD_NOT_ALLOWED),
         Code::GET if accept == Some(ContentFormat::LINK_FORMAT) => discover(path, &request.query),
         Code::GET => Ok(match request.observe {
@@ -65,6 +82,9 @@ pub(super) fn parse(request: &Request) -> Result<Operation<'_>, Code> {
         }),
         Code::PUT => put(path, request),
         Code::POST => post(path, request),
+        Code::DELETE if matches!(path.level(), Level::Instance | Level::ResourceInstance) => {
+            Ok(Operation::Delete(path))
+        }
         _ => Err(Code::METHOD_NOT_ALLOWED),
     }
 }
@@ -94,6 +114,20 @@ fn discover(path: Path, query: &[String]) -> Result<Operation<'static>, Code> {
     }
 }
 
+/// Composite operations are at the root, and their body says in what format it is.
+fn composite(path: Path, request: &Request) -> Result<Operation<'_>, Code> {
+    if path != Path::ROOT {
+        return Err(Code::METHOD_NOT_ALLOWED);
+    }
+    let format = request.content_format.map(ContentFormat);
+    let format = format.ok_or(Code::BAD_REQUEST)?;
+    let accept = request.accept.map(ContentFormat);
+    Ok(match request.method {
+        Code::FETCH => Operation::Fetch(format, accept, request.observe, &request.query),
+        _ => Operation::Patch(format),
+    })
+}
+
 fn put(path: Path, request: &Request) -> Result<Operation<'_>, Code> {
     match request.content_format.map(ContentFormat) {
         None if request.payload.is_empty() && !request.query.is_empty() => {
@@ -107,6 +141,11 @@ fn put(path: Path, request: &Request) -> Result<Operation<'_>, Code> {
 
 fn post(path: Path, request: &Request) -> Result<Operation<'_>, Code> {
     match (path.level(), request.content_format.map(ContentFormat)) {
+        (Level::Object, Some(format)) => match path.object_id() {
+            Some(object) if !is_single_value(format) => Ok(Operation::Create(object, format)),
+            _ => Err(Code::UNSUPPORTED_CONTENT_FORMAT),
+        },
+        (Level::Object, None) => Err(Code::BAD_REQUEST),
         (Level::Instance, Some(format)) => write(path, format, Mode::Partial),
         (Level::Instance, None) => Err(Code::BAD_REQUEST),
         (Level::Resource, None | Some(ContentFormat::TEXT)) => execute(path, request),

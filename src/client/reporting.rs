@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::client::tree::Tree;
 use crate::coap::Token;
 use crate::lwm2m::attributes::{Edge, NotificationAttributes};
-use crate::lwm2m::{ContentFormat, Id, Level, Path, Value, Version};
+use crate::lwm2m::{ContentFormat, Id, Level, Path, Target, Value, Version};
 use crate::time::Instant;
 
 /// RFC 7641 §4.5: at least one notification a day is confirmable.
@@ -23,10 +23,10 @@ pub(super) struct Reporting {
 }
 
 /// A notification to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) token: Token,
-    pub(super) path: Path,
+    pub(super) target: Target,
     pub(super) accept: Option<ContentFormat>,
     pub(super) confirmable: bool,
 }
@@ -57,15 +57,24 @@ impl Defaults {
 
 #[derive(Debug)]
 struct Observation {
-    path: Path,
+    target: Target,
     accept: Option<ContentFormat>,
     /// Attributes that came with the Observe; then nothing attached counts.
     own: Option<NotificationAttributes>,
+    /// One for each node, in the order of the target.
+    parts: Vec<Part>,
+    notified: Instant,
+    confirmed: Instant,
+}
+
+/// A node of an observation. Of a composite one, each has rules of its own, and what one asks for
+/// brings the values of all (LwM2M Core 1.1 §6.4.5).
+#[derive(Debug)]
+struct Part {
+    path: Path,
     rule: Rule,
     /// The last value that the server was told, not the last one there was.
     last: Sample,
-    notified: Instant,
-    confirmed: Instant,
     /// The rule asks for a notification; pmin may hold it back.
     pending: bool,
 }
@@ -226,22 +235,19 @@ impl Reporting {
 
     /// Takes new defaults into account.
     pub(super) fn reconsider(&mut self, defaults: Defaults) {
-        let rules: Vec<(Token, Rule)> = self
-            .observations
-            .iter()
-            .map(|(&token, observation)| (token, self.rule(observation, defaults)))
-            .collect();
-        for (token, rule) in rules {
-            if let Some(observation) = self.observations.get_mut(&token) {
-                observation.rule = rule;
+        let mut observations = std::mem::take(&mut self.observations);
+        for observation in observations.values_mut() {
+            for part in &mut observation.parts {
+                part.rule = self.rule(&part.path, observation.own.as_ref(), defaults);
             }
         }
+        self.observations = observations;
     }
 
-    fn rule(&self, observation: &Observation, defaults: Defaults) -> Rule {
-        match &observation.own {
+    fn rule(&self, path: &Path, own: Option<&NotificationAttributes>, defaults: Defaults) -> Rule {
+        match own {
             Some(own) => Rule::new(own, defaults),
-            None => Rule::new(&self.inherited(&observation.path), defaults),
+            None => Rule::new(&self.inherited(path), defaults),
         }
     }
 
@@ -250,23 +256,26 @@ impl Reporting {
     pub(super) fn observe(
         &mut self,
         now: Instant,
-        (token, path): (Token, Path),
+        (token, target): (Token, Target),
         accept: Option<ContentFormat>,
         own: Option<NotificationAttributes>,
         tree: &Tree,
         defaults: Defaults,
     ) {
-        let mut observation = Observation {
-            path,
-            accept,
-            own,
-            rule: Rule::default(),
-            last: Sample::of(tree, &path),
-            notified: now,
-            confirmed: now,
+        let part = |path: &Path| Part {
+            path: *path,
+            rule: self.rule(path, own.as_ref(), defaults),
+            last: Sample::of(tree, path),
             pending: false,
         };
-        observation.rule = self.rule(&observation, defaults);
+        let observation = Observation {
+            parts: target.paths().iter().map(part).collect(),
+            target,
+            accept,
+            own,
+            notified: now,
+            confirmed: now,
+        };
         self.observations.insert(token, observation);
     }
 
@@ -282,12 +291,12 @@ impl Reporting {
 
     /// Looks at the nodes that moved.
     pub(super) fn changed(&mut self, tree: &Tree, nodes: &BTreeSet<Path>) {
-        for observation in self.observations.values_mut() {
-            let touched =
-                |node: &Path| observation.path.contains(node) || node.contains(&observation.path);
-            if !observation.pending && nodes.iter().any(touched) {
-                let value = Sample::of(tree, &observation.path);
-                observation.pending = observation.rule.is_met(observation.last, value);
+        let observations = self.observations.values_mut();
+        for part in observations.flat_map(|observation| &mut observation.parts) {
+            let touched = |node: &Path| part.path.contains(node) || node.contains(&part.path);
+            if !part.pending && nodes.iter().any(touched) {
+                let value = Sample::of(tree, &part.path);
+                part.pending = part.rule.is_met(part.last, value);
             }
         }
     }
@@ -298,16 +307,19 @@ impl Reporting {
             .observations
             .iter_mut()
             .find(|(_, observation)| observation.due_at().is_some_and(|at| at <= now))?;
-        observation.pending = false;
         observation.notified = now;
-        observation.last = Sample::of(tree, &observation.path);
-        let confirmable = observation.rule.con || now.since(observation.confirmed) >= CONFIRM_AFTER;
+        for part in &mut observation.parts {
+            part.pending = false;
+            part.last = Sample::of(tree, &part.path);
+        }
+        let con = observation.parts.iter().any(|part| part.rule.con);
+        let confirmable = con || now.since(observation.confirmed) >= CONFIRM_AFTER;
         if confirmable {
             observation.confirmed = now;
         }
         Some(Due {
             token,
-            path: observation.path,
+            target: observation.target.clone(),
             accept: observation.accept,
             confirmable,
         })
@@ -331,10 +343,11 @@ impl Reporting {
 
 impl Observation {
     fn due_at(&self) -> Option<Instant> {
-        match self.pending {
-            true => Some(self.notified + self.rule.pmin),
-            false => self.rule.pmax.map(|pmax| self.notified + pmax),
-        }
+        let part = |part: &Part| match part.pending {
+            true => Some(self.notified + part.rule.pmin),
+            false => part.rule.pmax.map(|pmax| self.notified + pmax),
+        };
+        self.parts.iter().filter_map(part).min()
     }
 }
 
@@ -392,7 +405,7 @@ mod tests {
         fn observe(&mut self, path: Path) {
             self.reporting.observe(
                 Instant::ZERO,
-                (token(), path),
+                (token(), path.into()),
                 None,
                 None,
                 &self.tree,
@@ -537,7 +550,7 @@ mod tests {
         let defaults = Defaults::default();
         rig.reporting.observe(
             Instant::ZERO,
-            (token(), VALUE),
+            (token(), VALUE.into()),
             None,
             Some(own),
             &rig.tree,
@@ -546,6 +559,29 @@ mod tests {
         rig.set(Value::Float(2.0));
         assert!(rig.notifies(0));
         assert_eq!(rig.reporting.next_timeout(), Some(second(60)));
+    }
+
+    // conformance: P30
+    #[test]
+    fn each_node_of_a_composite_observation_has_its_own_rules() {
+        let mut rig = Rig::new(VALUE, Value::Float(1.0), &["pmin=10"]);
+        let switch = [(5500, Resource::readable(Value::Boolean(false)))];
+        rig.tree.insert(3342, None, 0, switch);
+        rig.attach(SWITCH, &["pmin=2", "pmax=60", "edge=1"]);
+        let target = Target::composite([VALUE, SWITCH]);
+        let defaults = Defaults::default();
+        let (tree, reporting) = (&rig.tree, &mut rig.reporting);
+        reporting.observe(Instant::ZERO, (token(), target), None, None, tree, defaults);
+        rig.set(Value::Float(2.0));
+        assert!(!rig.notifies(9));
+        assert!(rig.notifies(10));
+        rig.path = SWITCH;
+        rig.set(Value::Boolean(true));
+        assert!(!rig.notifies(11));
+        assert!(rig.notifies(12));
+        // The other edge is none of its, and the longest time is.
+        rig.set(Value::Boolean(false));
+        assert_eq!(rig.reporting.next_timeout(), Some(second(72)));
     }
 
     // conformance: P12

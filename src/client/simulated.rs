@@ -14,6 +14,7 @@ use crate::coap::Code;
 use crate::lwm2m::{Arguments, DataType, Id, Path, Value, Version};
 use crate::time::{Instant, Now};
 
+const PORTFOLIO: Id = 16;
 const TEMPERATURE: Id = 3303;
 const HUMIDITY: Id = 3304;
 const LIGHT_CONTROL: Id = 3311;
@@ -113,6 +114,7 @@ impl Simulated {
         simulated.add_sensors(&mut tree, now);
         add_light(&mut tree);
         add_switch(&mut tree);
+        offer_portfolio(&mut tree);
         (simulated, tree)
     }
 
@@ -312,6 +314,7 @@ fn add_server(tree: &mut Tree, lifetime: u32) {
         (6, Resource::writable(Value::Boolean(true)).mandatory()),
         (7, Resource::writable(Value::String("U".into())).mandatory()),
         (8, Resource::executable().mandatory()),
+        (23, Resource::writable(Value::Boolean(true))),
     ];
     tree.insert(1, None, 0, resources);
 }
@@ -359,6 +362,15 @@ fn add_light(tree: &mut Tree) {
         ),
     ];
     tree.insert(LIGHT_CONTROL, None, 0, resources);
+}
+
+/// Servers may keep names of theirs here: one instance for each of them, or none.
+fn offer_portfolio(tree: &mut Tree) {
+    let identity = Resource {
+        operations: Resource::vacant(DataType::String).operations,
+        ..Resource::multiple(DataType::String, [])
+    };
+    tree.offer(PORTFOLIO, None, [(0, identity.mandatory())].into());
 }
 
 fn add_switch(tree: &mut Tree) {
@@ -449,7 +461,15 @@ mod tests {
         };
         assert_eq!(
             objects(0),
-            [(1, 1), (3, 1), (3303, 1), (3304, 1), (3311, 1), (3342, 1)]
+            [
+                (1, 1),
+                (3, 1),
+                (16, 0),
+                (3303, 1),
+                (3304, 1),
+                (3311, 1),
+                (3342, 1)
+            ]
         );
         assert!(objects(1).contains(&(3303, 2)));
         assert!(objects(2).contains(&(3315, 1)));

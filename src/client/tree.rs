@@ -27,6 +27,8 @@ pub struct Object {
     pub version: Option<Version>,
     /// The instances by id.
     pub instances: BTreeMap<Id, Instance>,
+    /// What a new instance is like, where servers may create and delete some.
+    pub model: Option<Instance>,
 }
 
 /// One object instance: its resources by id.
@@ -153,6 +155,14 @@ impl Resource {
         self
     }
 
+    /// Whether a number is in the range that a server may write.
+    pub(super) fn admits(&self, value: &Value) -> bool {
+        match (self.range, value.as_f64()) {
+            (Some((least, greatest)), Some(number)) => (least..=greatest).contains(&number),
+            _ => true,
+        }
+    }
+
     /// Whether it has a value, or could be executed, at present.
     pub(super) fn is_present(&self) -> bool {
         self.content != Content::Single(None)
@@ -178,6 +188,14 @@ impl Tree {
         object
             .instances
             .insert(instance, resources.into_iter().collect());
+        self.revision += 1;
+    }
+
+    /// Adds an object in which servers may create instances that are like `model`, and delete them.
+    pub fn offer(&mut self, object: Id, version: Option<Version>, model: Instance) {
+        let object = self.objects.entry(object).or_default();
+        object.version = version;
+        object.model = Some(model);
         self.revision += 1;
     }
 
@@ -349,10 +367,7 @@ impl Tree {
             .data_type
             .and_then(|data_type| value.coerce(data_type).ok())
             .ok_or(Refusal::BadValue)?;
-        let in_range = match (resource.range, value.as_f64()) {
-            (Some((least, greatest)), Some(number)) => (least..=greatest).contains(&number),
-            _ => true,
-        };
+        let in_range = resource.admits(&value);
         let leads_somewhere = match value {
             Value::ObjectLink(link) => self.resolves(link),
             _ => true,
@@ -372,15 +387,16 @@ impl Tree {
         }
     }
 
-    /// Takes away what a resource holds.
+    /// Takes away what a resource or a resource instance holds.
     pub(super) fn clear(&mut self, path: &Path) {
         let Some(resource) = self.resource_mut(path) else {
             return;
         };
-        let moved = match &mut resource.content {
-            Content::Executable => false,
-            Content::Single(held) => held.take().is_some(),
-            Content::Multiple(held) => !std::mem::take(held).is_empty(),
+        let moved = match (&mut resource.content, path.resource_instance_id()) {
+            (Content::Executable, _) => false,
+            (Content::Single(held), _) => held.take().is_some(),
+            (Content::Multiple(held), None) => !std::mem::take(held).is_empty(),
+            (Content::Multiple(held), Some(index)) => held.remove(&index).is_some(),
         };
         if moved {
             self.changed.insert(*path);
@@ -391,7 +407,8 @@ impl Tree {
 /// So that payloads are read and written by what the tree holds; no registry is needed.
 impl ResourceTypes for Tree {
     fn resource_type(&self, object: Id, resource: Id) -> Option<ResourceType> {
-        let instances = self.objects.get(&object)?.instances.values();
+        let object = self.objects.get(&object)?;
+        let instances = object.instances.values().chain(&object.model);
         let resource = instances
             .filter_map(|instance| instance.get(&resource))
             .next()?;

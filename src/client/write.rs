@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::client::access::is_hidden;
 use crate::client::operation::{Mode, is_single_value};
 use crate::client::tree::{Content, Tree};
 use crate::coap::Code;
-use crate::lwm2m::codec::{self, Context, Decoded};
+use crate::lwm2m::codec::{self, Change, Context, DecodeError, Decoded};
 use crate::lwm2m::{ContentFormat, Level, Path};
 use crate::time::UnixTime;
 
@@ -68,6 +69,53 @@ pub(super) fn write(
     }
     for (path, value) in admitted {
         tree.set(&path, value);
+    }
+    Ok(written)
+}
+
+/// Write-Composite: all of it or nothing, over all objects. Returns the resources that were
+/// written.
+pub(super) fn write_composite(
+    tree: &mut Tree,
+    format: ContentFormat,
+    payload: &[u8],
+    now: UnixTime,
+) -> Result<BTreeSet<Path>, Code> {
+    let mut changes = Vec::new();
+    let context = Context {
+        base: Path::ROOT,
+        alternate: None,
+        now,
+        types: tree,
+    };
+    match codec::decode_changes(format, payload, &context, &mut changes).map(Decoded::complete) {
+        Ok(Ok(())) => {}
+        Err(DecodeError::Unsupported(_)) => return Err(Code::UNSUPPORTED_CONTENT_FORMAT),
+        _ => return Err(Code::BAD_REQUEST),
+    }
+    let mut admitted = Vec::new();
+    for Change { path, value } in changes {
+        if path.object_id().is_none_or(is_hidden) {
+            return Err(Code::UNAUTHORIZED);
+        }
+        let value = match value {
+            Some(value) => Some(tree.admit(&path, value)?),
+            None => {
+                writable_target(tree, &path, Mode::Replace)?;
+                None
+            }
+        };
+        admitted.push((path, value));
+    }
+    if admitted.is_empty() {
+        return Err(Code::BAD_REQUEST);
+    }
+    let written = admitted.iter().map(|(path, _)| path.truncate(3)).collect();
+    for (path, value) in admitted {
+        match value {
+            Some(value) => _ = tree.set(&path, value),
+            None => tree.clear(&path),
+        }
     }
     Ok(written)
 }
@@ -296,6 +344,37 @@ mod tests {
             );
             assert_eq!(values(&tree), before, "{path} {payload}");
         }
+    }
+
+    // conformance: P27, 1.1-int-230
+    #[test]
+    fn a_composite_write_that_fails_anywhere_changes_nothing() {
+        let mut tree = tree();
+        tree.insert(9001, None, 0, [(1, Resource::writable(Value::Integer(1)))]);
+        let mut write = |json: &str| {
+            let format = ContentFormat::SENML_ETCH_JSON;
+            code(write_composite(&mut tree, format, json.as_bytes(), NOW).map(|_| ()))
+        };
+        for (second, expected) in [
+            (r#"{"n":"/9000/0/0","v":1}"#, "4.05"),
+            (r#"{"n":"/9000/0/77","v":1}"#, "4.04"),
+            (r#"{"n":"/9000/1/1","v":1}"#, "4.04"),
+            (r#"{"n":"/9000/0/1","v":1.5}"#, "4.00"),
+            (r#"{"n":"/9000/0/3/5","v":null}"#, "4.04"),
+            (r#"{"n":"/0/0/0","vs":"x"}"#, "4.01"),
+        ] {
+            let json = format!(r#"[{{"n":"/9001/0/1","v":7}},{second}]"#);
+            assert_eq!(write(&json), expected, "{second}");
+        }
+        let good =
+            r#"[{"n":"/9001/0/1","v":7},{"n":"/9000/0/3/1","v":null},{"n":"/9000/0/3/4","v":4}]"#;
+        assert_eq!(write(good), "done");
+        assert_eq!(
+            tree.value(&Path::resource(9001, 0, 1)),
+            Some(&Value::Integer(7))
+        );
+        let shown = values(&tree);
+        assert!(shown.contains("3/0=Integer(10) 3/4=Integer(4)"), "{shown}");
     }
 
     #[test]

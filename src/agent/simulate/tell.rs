@@ -231,7 +231,13 @@ fn sentence(seen: &Seen) -> String {
         Event::Updated { .. } => "registration updated".into(),
         Event::RegistrationLost { reason, .. } => format!("registration lost: {reason}"),
         Event::Deregistered { .. } => "de-registered".into(),
-        Event::Observed { path, .. } => format!("observed {path}"),
+        Event::Observed { target, .. } => format!("observed {target}"),
+        Event::Created { path, .. } => format!("created {path}"),
+        Event::Deleted { path, .. } => format!("deleted {path}"),
+        Event::Sent {
+            code: Some(code), ..
+        } => format!("sent values: {code:?}"),
+        Event::Sent { code: None, .. } => "sent values, and got no answer".into(),
         Event::Written { path, value, .. } => match value {
             Some(value) => format!("written {path} = {}", text(value)),
             None => format!("written {path}"),
@@ -312,7 +318,10 @@ fn client_line(event: &Event) -> (&'static str, serde_json::Value) {
             ("registration_lost", json!({ "reason": reason.to_string() }))
         }
         Event::Deregistered { .. } => ("deregistered", json!({})),
-        Event::Observed { path, .. } => ("observed", json!({ "path": path.to_string() })),
+        Event::Observed { target, .. } => ("observed", json!({ "path": target.to_string() })),
+        Event::Created { path, .. } => ("created", json!({ "path": path.to_string() })),
+        Event::Deleted { path, .. } => ("deleted", json!({ "path": path.to_string() })),
+        Event::Sent { code, .. } => ("sent", json!({ "code": code.map(|code| code.to_string()) })),
         Event::Written { path, value, .. } => (
             "written",
             json!({ "path": path.to_string(), "value": value.as_ref().map(json_value) }),
