@@ -107,6 +107,7 @@ impl Pair {
                 id: "bench".into(),
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
+                lifetime_max: None,
                 replies: Replies::default(),
                 server: server::Settings {
                     policy: Policy {

@@ -88,6 +88,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             id: name.clone(),
             base_topic: base.clone(),
             last_seen_interval: config.mqtt.last_seen_interval,
+            lifetime_max: config.devices.lifetime_max,
             replies: Replies {
                 filters: config.mqtt.reply_topics.clone(),
                 discovery_prefix: config.homeassistant.prefix.clone(),

@@ -3,6 +3,7 @@
 //! [`Gateway::handle`] takes one [`Input`]; after it, [`Gateway::poll`] is drained until it says
 //! [`Output::Timeout`]. What is *absent* here: sockets, clocks, the MQTT client's types.
 
+mod account;
 pub mod admin;
 mod birth;
 mod bootstrap;
@@ -67,6 +68,8 @@ pub struct Settings {
     pub base_topic: String,
     /// How often `last_seen` of a device that only notifies is published.
     pub last_seen_interval: std::time::Duration,
+    /// The longest lifetime that a device may have; a longer one is brought down by a write.
+    pub lifetime_max: Option<std::time::Duration>,
     /// Where answers may go that are asked for elsewhere than on the default topic.
     pub replies: Replies,
     /// The server's part.

@@ -39,6 +39,8 @@ impl Gateway {
             .filter(|_| registration.has(&DEVICE_OBJECT))
             .chain(unmute(&profile, registration))
             .chain(watches.iter_mut().flat_map(Watch::begin))
+            .chain(self.shorten_lifetime(registration))
+            .chain(Self::unmute(registration))
             .collect();
         let named = self.server.book().name_of(&endpoint);
         let wanted = named.map_or_else(|| profile.device_name(&facts), |name| name.to_string());
@@ -159,6 +161,7 @@ impl Gateway {
                 device: device.name.to_string(),
             };
             self.report(now, event);
+            self.hold_to_lifetime(id);
             self.reconcile(now, id);
             self.birth_later(now, id);
         }

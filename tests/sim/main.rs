@@ -21,3 +21,4 @@ mod secure;
 mod sends;
 mod strategies;
 mod supervision;
+mod whole;

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lwm2mqtt::client::simulated::{Profile, Simulated};
+use lwm2mqtt::client::{self, Account, Client, Config, Formats, Retry};
 use lwm2mqtt::coap::{self, Code, Endpoint, IncomingId, Observe, Peer, Request, Response, Token};
 use lwm2mqtt::gateway::outbox::{Session, Ticket};
 use lwm2mqtt::gateway::publish::{Publish, Qos};
@@ -13,6 +15,7 @@ use lwm2mqtt::gateway::{
 };
 use lwm2mqtt::kept::{self, Changes, Urgency};
 use lwm2mqtt::lwm2m::model::Models;
+use lwm2mqtt::lwm2m::{Path, Version};
 use lwm2mqtt::mapping::{Plan, Source};
 use lwm2mqtt::route::Route;
 use lwm2mqtt::server::bootstrap::Profiles;
@@ -31,6 +34,9 @@ const START: Now = Now {
 
 /// The objects of [`Rig::add_sensor`].
 pub const SENSOR: &str = "</>;ct=110,</1/0>,</3/0>,</3303/0>,</3311/0>";
+
+/// Mute Send of the only account.
+pub const MUTE_SEND: &str = "/1/0/23";
 
 /// The listener where the bootstrap server is in clear; the other one is 0.
 pub const BOOTSTRAP: u16 = 1;
@@ -92,6 +98,10 @@ pub struct Device {
     pub responses: Vec<Response>,
     /// What it sends by, if not in clear.
     pub road: Option<Road>,
+    /// The LwM2M client of this program, which takes the place of the script.
+    pub client: Option<Client<Simulated>>,
+    /// When that wants to be asked.
+    due: Option<Instant>,
 }
 
 /// What a broker has.
@@ -217,6 +227,7 @@ impl Rig {
                 id: "gw".into(),
                 base_topic: "lwm2mqtt".into(),
                 last_seen_interval: Duration::from_secs(600),
+                lifetime_max: None,
                 replies: Replies::default(),
                 server: server::Settings {
                     policy,
@@ -313,8 +324,59 @@ impl Rig {
             only: None,
             responses: Vec::new(),
             road: None,
+            client: None,
+            due: None,
         });
         index
+    }
+
+    /// A simulated device that registers by itself.
+    pub fn add_client(&mut self, endpoint: &str, version: Version) -> usize {
+        let device = self.add_device();
+        let config = Config {
+            endpoint: endpoint.into(),
+            accounts: vec![Account {
+                instance: 0,
+                peer: gateway_peer(),
+                version,
+                queue_mode: None,
+                hold_off: Duration::ZERO,
+            }],
+            formats: Formats::default(),
+            retry: Retry::default(),
+            limits: client::Limits::default(),
+            coap: coap::Parameters::default(),
+            coap_limits: coap::Limits::default(),
+        };
+        // Its sensors rest, so that what moves is what a test moves.
+        let profile = Profile {
+            index: device as u32,
+            lifetime: 300,
+            interval: Duration::from_secs(1_000_000),
+        };
+        let (behaviour, tree) = Simulated::device(self.now, &profile, [device as u8; 32]);
+        let client = Client::new(self.now, config, tree, behaviour, [device as u8; 32]);
+        self.devices[device].client = Some(client);
+        self.nudge(device);
+        device
+    }
+
+    /// Lets a simulated device look at what was changed in its tree.
+    pub fn nudge(&mut self, device: usize) {
+        let now = self.now;
+        if let Some(client) = &mut self.devices[device].client {
+            client.handle(now, client::Input::Timeout);
+        }
+        self.flush_devices();
+    }
+
+    /// Lets a simulated device send the values of these nodes.
+    pub fn send(&mut self, device: usize, paths: &[Path]) {
+        let now = self.now;
+        if let Some(client) = &mut self.devices[device].client {
+            client.handle(now, client::Input::Send(paths));
+        }
+        self.flush_devices();
     }
 
     /// A device of LwM2M 1.1 with a temperature sensor and a light, registered as `dev1`.
@@ -462,6 +524,12 @@ impl Rig {
             }
             let now = self.now;
             for device in self.devices.iter_mut().filter(|device| !device.dead) {
+                if device.due.is_some_and(|due| due <= at)
+                    && let Some(client) = &mut device.client
+                {
+                    device.due = None;
+                    client.handle(now, client::Input::Timeout);
+                }
                 device.endpoint.timeout(at);
                 if let Some(road) = &mut device.road {
                     road.timeout(now);
@@ -479,7 +547,7 @@ impl Rig {
             .filter(|device| !device.dead)
             .flat_map(|device| {
                 let road = device.road.as_ref().and_then(Road::next_timeout);
-                [device.endpoint.next_timeout(), road]
+                [device.endpoint.next_timeout(), road, device.due]
             })
             .flatten();
         let wire = self.wire.front().map(|(at, _)| *at);
@@ -565,9 +633,16 @@ impl Rig {
             .iter_mut()
             .find(|device| device.route == route && !device.dead)
         {
-            match &mut device.road {
-                Some(road) => road.receive(self.now, bytes),
-                None => {
+            match (&mut device.road, &mut device.client) {
+                (Some(road), _) => road.receive(self.now, bytes),
+                (None, Some(client)) => client.handle(
+                    self.now,
+                    client::Input::Datagram {
+                        peer: gateway_peer(),
+                        bytes,
+                    },
+                ),
+                (None, None) => {
                     device.endpoint.receive(now, gateway_peer(), bytes);
                 }
             }
@@ -609,6 +684,16 @@ impl Device {
             self.endpoint.receive(now.instant, gateway_peer(), &bytes);
         }
         let mut messages = Vec::new();
+        while let Some(client) = &mut self.client {
+            match client.poll() {
+                client::Output::Datagram { bytes, .. } => messages.push(bytes),
+                client::Output::Event(_) => {}
+                client::Output::Timeout(due) => {
+                    self.due = due;
+                    break;
+                }
+            }
+        }
         while let Some(output) = self.endpoint.poll() {
             match output {
                 coap::Output::Datagram { bytes, .. } => messages.push(bytes),
@@ -654,12 +739,13 @@ impl Device {
         self.requests.push(request);
     }
 
-    /// The requests of a method, as paths.
+    /// The requests of a method, as paths; without the one that lets each device of 1.1 send.
     pub fn paths(&self, method: Code) -> Vec<String> {
         self.requests
             .iter()
             .filter(|request| request.method == method)
             .map(|request| format!("/{}", request.path.join("/")))
+            .filter(|path| path != MUTE_SEND)
             .collect()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lwm2mqtt::coap::{Code, Request, Response};
 use serde_json::{Value as Json, json};
 
-use crate::rig::{Rig, SENSOR};
+use crate::rig::{MUTE_SEND, Rig, SENSOR};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -134,6 +134,45 @@ fn a_send_of_somebody_who_is_not_registered_is_refused() {
         send(&mut rig, device, Some(110), payload).code,
         Code::BAD_REQUEST
     );
+}
+
+// conformance: P23
+#[test]
+fn a_device_is_let_send_once_a_registration_and_only_its_account_of_ours() {
+    let unmutes = |rig: &Rig, device: usize| {
+        let requests = rig.devices[device].requests.iter();
+        let of_account = |request: &&Request| request.path.first().is_some_and(|id| id == "1");
+        let paths = requests
+            .filter(of_account)
+            .map(|request| request.path.join("/"));
+        paths.collect::<Vec<_>>()
+    };
+    let mut rig = Rig::new();
+    let device = rig.add_registered();
+    let path = MUTE_SEND.trim_start_matches('/');
+    assert_eq!(
+        unmutes(&rig, device),
+        [path],
+        "it has none, and is left alone"
+    );
+    let mut update = Request::new(Code::POST, ["rd"]);
+    update.path = rig.location(device);
+    rig.request(device, update);
+    rig.run(3 * SECOND);
+    assert_eq!(unmutes(&rig, device), [path]);
+    rig.register(device, "dev1", "", SENSOR);
+    rig.run(3 * SECOND);
+    assert_eq!(unmutes(&rig, device), [path, path]);
+    // A 1.0 device has no Send, and of two accounts nobody says which one is ours.
+    for (endpoint, query, objects) in [
+        ("old", "lwm2m=1.0", SENSOR),
+        ("two", "", "</>;ct=110,</1/0>,</1/1>,</3/0>"),
+    ] {
+        let device = rig.add_sensor();
+        rig.register(device, endpoint, query, objects);
+        rig.run(3 * SECOND);
+        assert!(unmutes(&rig, device).is_empty(), "{endpoint}");
+    }
 }
 
 // conformance: P16

@@ -76,7 +76,10 @@ fn attributes_are_written_once_a_registration_and_observations_begin_anew_with_e
     rig.run(SECOND);
     let (observed, others) = asked(&rig, device, before);
     assert_eq!(observed, ["/3303/0", "/3311/0"]);
-    assert_eq!(others, 2, "read of the device object, and the attributes");
+    assert_eq!(
+        others, 3,
+        "read of the device object, the attributes, and that it may send"
+    );
 }
 
 // conformance: P15

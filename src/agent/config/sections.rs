@@ -247,8 +247,8 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
     if let Some(item) = table.take("awake_window") {
         set(&mut devices.awake_window, item.duration(SECOND, DAY));
     }
-    if let Some(item) = not_built(table, "lifetime_max") {
-        devices.lifetime_max = item.duration(SECOND, YEAR);
+    if let Some(item) = table.take("lifetime_max") {
+        devices.lifetime_max = item.duration(Duration::from_secs(60), YEAR);
     }
     section(table, "bootstrap", |table| {
         let bootstrap = &mut devices.bootstrap;

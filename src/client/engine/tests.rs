@@ -519,10 +519,12 @@ fn what_the_interface_does_not_allow_gets_the_code_that_says_so() {
         (Code::PUT, "/3/0/9", Code::METHOD_NOT_ALLOWED),
         (Code::POST, "/3/0/9", Code::METHOD_NOT_ALLOWED),
         (Code::POST, "/3/0/99", Code::NOT_FOUND),
-        (Code::POST, "/3303", Code::METHOD_NOT_ALLOWED),
+        (Code::POST, "/3303", Code::UNSUPPORTED_CONTENT_FORMAT),
         (Code::DELETE, "/3/0", Code::METHOD_NOT_ALLOWED),
-        (Code::FETCH, "/", Code::METHOD_NOT_ALLOWED),
-        (Code::IPATCH, "/", Code::METHOD_NOT_ALLOWED),
+        (Code::DELETE, "/0/0", Code::UNAUTHORIZED),
+        (Code::FETCH, "/", Code::UNSUPPORTED_CONTENT_FORMAT),
+        (Code::IPATCH, "/", Code::UNSUPPORTED_CONTENT_FORMAT),
+        (Code::FETCH, "/3", Code::METHOD_NOT_ALLOWED),
     ] {
         let path = path.parse().unwrap();
         assert_eq!(rig.code(method, &path, text), code, "{method:?} {path}");
