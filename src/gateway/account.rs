@@ -1,8 +1,10 @@
 //! What is written into our account at a device, an instance of object 1.
 
 use crate::gateway::Gateway;
+use crate::gateway::device::Device;
 use crate::lwm2m::{Id, Path, Record, Value, Version};
-use crate::server::{DeviceId, Operation, Registration};
+use crate::server::{DeviceId, Operation, OperationError, Registration};
+use crate::time::Now;
 
 /// The object of server accounts.
 const SERVER: Id = 1;
@@ -29,6 +31,29 @@ impl Gateway {
             account(registration).filter(|_| lifetime.is_none_or(|lifetime| lifetime > most))?;
         let seconds = i64::try_from(most.as_secs()).ok()?;
         Some(write(account, LIFETIME, Value::Integer(seconds)))
+    }
+
+    /// A device does not take what is written into its account. That it has no Send is a problem
+    /// where the mapping counts on it.
+    pub(super) fn on_account_refused(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        path: Path,
+        error: &OperationError,
+    ) {
+        let counts_on_it = |device: &Device| device.profile.expects_sends();
+        let (kind, detail) = match path.resource_id() {
+            Some(MUTE_SEND) if !self.device(id).is_some_and(counts_on_it) => return,
+            Some(MUTE_SEND) => ("send", format!("the device keeps its Send muted: {error}")),
+            _ => (
+                "lifetime",
+                format!(
+                    "the device keeps its lifetime, which is longer than lifetime_max: {error}"
+                ),
+            ),
+        };
+        self.report_problem(now, id, kind, &path.into(), detail);
     }
 
     /// What has to be written after an Update that changed something.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::reconcile::{DEVICE_OBJECT, Wanted, unmute};
+use super::reconcile::{DEVICE_OBJECT, Wanted};
 use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Problem, Reason, State};
 use crate::gateway::publish::Publish;
@@ -37,10 +37,9 @@ impl Gateway {
         } = Wanted::of(&endpoint, registration, &profile, &self.models, &[]);
         let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT.into()))
             .filter(|_| registration.has(&DEVICE_OBJECT))
-            .chain(unmute(&profile, registration))
-            .chain(watches.iter_mut().flat_map(Watch::begin))
-            .chain(self.shorten_lifetime(registration))
             .chain(Self::unmute(registration))
+            .chain(self.shorten_lifetime(registration))
+            .chain(watches.iter_mut().flat_map(Watch::begin))
             .collect();
         let named = self.server.book().name_of(&endpoint);
         let wanted = named.map_or_else(|| profile.device_name(&facts), |name| name.to_string());

@@ -8,7 +8,7 @@ use crate::gateway::watch::{self, Watch, Watching};
 use crate::gateway::{Event, Gateway, Purpose};
 use crate::kept::Urgency;
 use crate::lwm2m::model::Models;
-use crate::lwm2m::{Id, Path, Record, Target, Value, Version};
+use crate::lwm2m::{Id, Path, Target, Value};
 use crate::mapping::{Desired, DeviceFacts, Profile};
 use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId, Registration};
 use crate::time::Now;
@@ -284,8 +284,7 @@ impl Gateway {
                 }
             }
             (Operation::Write { path, .. }, Err(error)) => {
-                let detail = format!("the device keeps its Send muted: {error}");
-                self.report_problem(now, id, "send", &Target::Node(path), detail);
+                self.on_account_refused(now, id, path, &error);
             }
             _ => {}
         }
@@ -568,27 +567,6 @@ impl Wanted {
         watches.sort_by(|one, other| one.target.cmp(&other.target));
         Self { watches, problems }
     }
-}
-
-/// Lets a device send: without that, it is muted (LwM2M Core 1.1, object 1, resource 23).
-pub(super) fn unmute(profile: &Profile, registration: &Registration) -> Option<Operation> {
-    const SERVER: Id = 1;
-    const MUTE_SEND: Id = 23;
-    let wanted = profile.expects_sends() && registration.version >= Version::V1_1;
-    // Of several accounts nobody says which one is ours.
-    let [account] = registration.object(SERVER)?.instances[..] else {
-        return None;
-    };
-    let path = Path::resource(SERVER, account, MUTE_SEND);
-    wanted.then(|| Operation::Write {
-        path,
-        records: vec![Record {
-            path,
-            value: Value::Boolean(false),
-            time: None,
-        }],
-        replace: true,
-    })
 }
 
 fn not_composite() -> Problem {
