@@ -341,7 +341,10 @@ impl Gateway {
             };
             let id = DeviceId(refill.device as u32);
             match refill.pass {
-                Pass::Availability => batch.extend(self.availability_of(now, id)),
+                Pass::Availability => {
+                    batch.extend(self.availability_of(now, id));
+                    batch.extend(self.pending_of(id));
+                }
                 Pass::Birth => batch.extend(self.birth_of(id)),
                 Pass::Values => {
                     if let Some(tracked) = device.signals.get(refill.signal) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use crate::gateway::reply::{CommandError, ErrorKind};
+use crate::gateway::understand::Ask;
 use crate::lwm2m::{Arguments, Path, Target};
 use crate::server::{DeviceId, Operation, OperationId};
 use crate::time::Now;
@@ -15,6 +16,17 @@ use crate::time::Now;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId(pub u64);
 
+/// How a command waits for its device (MQTT contract §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// Until a newer one writes what it writes.
+    Latest,
+    /// In its turn.
+    Fifo,
+    /// Not at all: it fails when the device cannot be reached now.
+    None,
+}
+
 /// A request that is being carried out.
 #[derive(Debug)]
 pub struct Command {
@@ -22,22 +34,92 @@ pub struct Command {
     pub asker: Asker,
     /// At which device.
     pub device: DeviceId,
+    /// What follows the device in the topic of the request.
+    pub what: String,
+    /// Its payload: it is understood anew when it is its turn.
+    pub payload: Vec<u8>,
     /// The operation's name.
-    pub op: &'static str,
+    pub op: String,
     /// `<inst>/<name>`, if the request named one.
     pub signal: Option<String>,
     /// The nodes, unless they are of several operations.
     pub target: Option<Target>,
-    /// What is left to do, in order.
+    /// The resources that it writes, if it does nothing else.
+    pub writes: Vec<Path>,
+    /// The signals that it wants to become something, as the request says it.
+    pub wanted: Vec<(String, Json)>,
+    /// How it waits.
+    pub queue: QueueKind,
+    /// What is left to do, in order; empty before it is its turn.
     pub steps: VecDeque<Operation>,
     /// What is under way.
     pub running: Option<OperationId>,
-    /// Whether anything left for the device.
-    pub sent: bool,
+    /// Whether that has left for the device.
+    pub left: bool,
+    /// Whether what leaves next begins another attempt.
+    pub fresh: bool,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// Whether what is under way must not be done twice.
+    pub doubtable: bool,
+    /// Whether something like that has left.
+    pub doubtful: bool,
+    /// Whether it was said that it waits.
+    pub queued: bool,
     /// When it came.
     pub received: Now,
     /// Until when it may be sent.
-    pub expires: Option<Now>,
+    pub expires: Now,
+}
+
+impl Command {
+    /// A command that nobody has looked into yet.
+    pub fn new(
+        asker: Asker,
+        device: DeviceId,
+        what: String,
+        payload: Vec<u8>,
+        received: Now,
+    ) -> Self {
+        Self {
+            asker,
+            device,
+            what,
+            payload,
+            op: String::new(),
+            signal: None,
+            target: None,
+            writes: Vec::new(),
+            wanted: Vec::new(),
+            queue: QueueKind::Fifo,
+            steps: VecDeque::new(),
+            running: None,
+            left: false,
+            fresh: true,
+            attempts: 0,
+            doubtable: false,
+            doubtful: false,
+            queued: false,
+            received,
+            expires: received,
+        }
+    }
+
+    /// Takes over how it is called in answers.
+    pub fn describe(&mut self, ask: &Ask) {
+        self.op = ask.op.to_owned();
+        self.signal.clone_from(&ask.signal);
+        self.target.clone_from(&ask.target);
+        let written = ask.steps.iter().map(|step| match step {
+            Operation::Write {
+                path,
+                replace: true,
+                ..
+            } => Some(*path),
+            _ => None,
+        });
+        self.writes = written.collect::<Option<_>>().unwrap_or_default();
+    }
 }
 
 /// Who asked for something, and how to answer.
@@ -45,6 +127,8 @@ pub struct Command {
 pub struct Asker {
     /// The request's id, or one of ours.
     pub id: String,
+    /// Whether it is the request's.
+    pub given: bool,
     /// Where the answer goes.
     pub topic: Arc<str>,
     /// What goes with it.

@@ -1,10 +1,11 @@
 //! What the gateway keeps of each device.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::gateway::command::CommandId;
 use crate::gateway::json::{Quality, Sample};
 use crate::gateway::publish::{Class, Properties, Publish, Qos};
 use crate::gateway::watch::{Watch, Watching};
@@ -38,6 +39,12 @@ pub struct Device {
     pub supervised: Option<Instant>,
     /// The setup step under way.
     pub setup_running: Option<OperationId>,
+    /// Its commands that are not final, in the order in which they came.
+    pub commands: VecDeque<CommandId>,
+    /// The signals whose wanted value is shown, and the command that wants it.
+    pub targets: BTreeMap<String, CommandId>,
+    /// Whether its `queue` topic says something.
+    pub queue_shown: bool,
     /// When the availability was last published because of a mere contact.
     pub seen_published: Instant,
     /// Whether the store does not know when it was heard of last.
@@ -72,6 +79,9 @@ impl Device {
             watches: Vec::new(),
             supervised: None,
             setup_running: None,
+            commands: VecDeque::new(),
+            targets: BTreeMap::new(),
+            queue_shown: false,
             seen_published: Instant::ZERO,
             contact_unkept: false,
             values_unkept: false,

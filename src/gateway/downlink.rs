@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use crate::gateway::command::{Asker, Body, Command, CommandId};
+use crate::gateway::command::{Asker, Body, Command, CommandId, QueueKind};
 use crate::gateway::json::{Source, to_json};
 use crate::gateway::publish::{Message, Properties, Publish};
+use crate::gateway::queue::{DEFAULT_TTL, away_error, doubt, wanted};
 use crate::gateway::reply::{CommandError, ErrorKind, Reply, Status};
 use crate::gateway::topics::Verb;
-use crate::gateway::understand::{Ask, holds_keys};
+use crate::gateway::understand::holds_keys;
 use crate::gateway::uplink::Arrival;
 use crate::gateway::{Event, Gateway, Purpose};
 use crate::lwm2m::Target;
@@ -57,7 +58,7 @@ impl Gateway {
                 asker.clone(),
                 &device_name,
                 verb,
-                &body,
+                (&message.payload, &body),
                 message.expiry,
             ),
         };
@@ -96,6 +97,7 @@ impl Gateway {
         usual: Arc<str>,
     ) -> (Asker, Option<String>) {
         self.command_count += 1;
+        let given = id.is_some();
         let id = id.unwrap_or_else(|| format!("{}-{}", self.boot_tag(), self.command_count));
         let wanted = message.response_topic.as_deref().or(reply_to);
         let objection = wanted.and_then(|topic| {
@@ -109,6 +111,7 @@ impl Gateway {
         };
         let asker = Asker {
             id,
+            given,
             topic,
             correlation: message.correlation.clone(),
             line: None,
@@ -129,76 +132,133 @@ impl Gateway {
         }
     }
 
+    /// Begins a command: `request` is its payload, as it came and taken apart.
     pub(super) fn begin(
         &mut self,
         now: Now,
         asker: Asker,
         device_name: &str,
         verb: Verb<'_>,
-        body: &Body,
+        (payload, body): (&[u8], &Body),
         expiry: Option<u32>,
     ) -> Result<(), CommandError> {
-        let device = *self.by_name.get(device_name).ok_or_else(|| {
-            CommandError::new(
-                ErrorKind::UnknownDevice,
-                format!("no device is called {device_name}"),
-            )
-        })?;
+        let device = self
+            .by_name
+            .get(device_name)
+            .copied()
+            .filter(|id| self.device(*id).is_some_and(|device| !device.removed))
+            .ok_or_else(|| {
+                CommandError::new(
+                    ErrorKind::UnknownDevice,
+                    format!("no device is called {device_name}"),
+                )
+            })?;
         if verb == Verb::Cancel {
             return self.cancel(now, device, body);
         }
-        let Ask {
-            op,
-            signal,
-            target,
-            steps,
-        } = self.understand(device, verb, body)?;
+        let what = verb.to_text();
+        if self.repeat(now, device, &asker, &what, payload)? {
+            return Ok(());
+        }
+        let ask = self.understand(device, verb, body)?;
         let holds_keys = |step: &Operation| step.target().paths().iter().any(holds_keys);
-        if let Some(step) = steps.iter().find(|step| holds_keys(step)) {
+        if let Some(step) = ask.steps.iter().find(|step| holds_keys(step)) {
             return Err(CommandError::new(
                 ErrorKind::Access,
                 format!("{} holds keys, which are never on MQTT", step.target()),
             ));
         }
-        if self.server.registration(device).is_none() {
-            return Err(CommandError::passing(
-                ErrorKind::Offline,
-                "the device is not registered",
-            ));
-        }
-        if self.commands.len() >= self.limits.commands {
-            return Err(CommandError::passing(
-                ErrorKind::QueueFull,
-                "too many commands are under way",
-            ));
-        }
+        let mut command = Command::new(asker, device, what, payload.to_vec(), now);
+        command.describe(&ask);
+        command.wanted = wanted(verb, body);
+        let (queue, ttl) = self.rules(device, verb);
+        command.queue = queue;
         let ttl = expiry
             .map(|seconds| std::time::Duration::from_secs(u64::from(seconds)))
-            .or(body.ttl);
-        let id = CommandId(self.command_count);
-        let command = Command {
-            asker,
-            device,
-            op,
-            signal,
-            target,
-            steps,
-            running: None,
-            sent: false,
-            received: now,
-            expires: ttl.map(|ttl| now + ttl),
-        };
-        if let Some(expires) = command.expires {
-            self.command_deadlines.insert((expires.instant, id));
+            .or(body.ttl)
+            .unwrap_or(ttl);
+        command.expires = now + ttl;
+        let away = self.away(now, device);
+        if let (QueueKind::None, Some(why)) = (queue, away) {
+            return Err(away_error(why));
         }
+        let superseded = self.superseded_by(&command);
+        self.make_room(device, payload.len(), superseded.len())?;
+        let id = CommandId(self.command_count);
+        let by = command.asker.id.clone();
+        self.command_bytes += payload.len();
+        self.command_deadlines.insert((command.expires.instant, id));
         self.commands.insert(id, command);
-        self.next_step(now, id);
-        self.pump(now);
-        // What has not left at once waits behind something else.
-        if self.commands.get(&id).is_some_and(|command| !command.sent) {
-            self.tell(now, id, Status::Accepted, Reply::default());
+        if let Some(device) = self.device_mut(device) {
+            device.commands.push_back(id);
+        }
+        if away.is_none() {
+            // What waits is stored when that is said.
+            self.keep_command(id);
+        }
+        self.publish_targets(id);
+        for older in superseded {
+            let reply = Reply {
+                by: Some(&by),
+                ..Reply::default()
+            };
+            self.end(now, older, Status::Superseded, reply);
+        }
+        match away {
+            Some(why) => self.hold(now, id, why),
+            None => {
+                self.try_commands(now, device);
+                self.pump(now);
+                // What has not left at once waits behind something else.
+                let waits = self
+                    .commands
+                    .get(&id)
+                    .is_some_and(|command| command.attempts == 0 && !command.queued);
+                if waits {
+                    self.tell(now, id, Status::Accepted, Reply::default());
+                }
+            }
         }
         Ok(())
+    }
+
+    /// How a request waits, and how long, if it does not say so itself: a write gives way to a newer
+    /// one of the same resource, everything else keeps its turn.
+    pub(super) fn rules(
+        &self,
+        _device: DeviceId,
+        verb: Verb<'_>,
+    ) -> (QueueKind, std::time::Duration) {
+        let queue = match verb {
+            Verb::Set(_) => QueueKind::Latest,
+            _ => QueueKind::Fifo,
+        };
+        (queue, DEFAULT_TTL)
+    }
+
+    /// Whether another command may wait, `leaving` of the same device making room.
+    fn make_room(
+        &self,
+        device: DeviceId,
+        bytes: usize,
+        leaving: usize,
+    ) -> Result<(), CommandError> {
+        let waiting = self
+            .device(device)
+            .map_or(0, |device| device.commands.len());
+        let full = |what: &str| {
+            let detail = format!("too many commands {what} are under way");
+            Err(CommandError::passing(ErrorKind::QueueFull, detail))
+        };
+        if waiting - leaving.min(waiting) >= self.limits.commands_per_device {
+            full("of this device")
+        } else if self.commands.len() - leaving.min(self.commands.len()) >= self.limits.commands
+            || self.command_bytes + bytes > self.limits.command_bytes
+        {
+            full("in all")
+        } else {
+            Ok(())
+        }
     }
 
     /// Withdraws a command that has not left yet. Its own last word says `cancelled`.
@@ -207,35 +267,36 @@ impl Gateway {
             .id
             .as_deref()
             .ok_or_else(|| CommandError::new(ErrorKind::Parse, "no id of the command to cancel"))?;
-        let found = self
-            .commands
-            .iter()
-            .find(|(_, command)| command.device == device && command.asker.id == id);
-        let Some((command_id, command)) = found.map(|(command_id, command)| (*command_id, command))
-        else {
+        let commands = self.device(device).into_iter().flat_map(|it| &it.commands);
+        let found = commands
+            .filter_map(|number| Some((*number, self.commands.get(number)?)))
+            .find(|(_, command)| command.asker.id == id);
+        let Some((command_id, command)) = found else {
             return Err(CommandError::new(
                 ErrorKind::UnknownCommand,
                 format!("no command {id} is under way"),
             ));
         };
-        if command.sent {
+        if command.left {
             return Err(CommandError::new(
                 ErrorKind::UnknownCommand,
                 format!("command {id} has left for the device already"),
             ));
         }
         self.end(now, command_id, Status::Cancelled, Reply::default());
+        self.continue_commands(now, device);
         Ok(())
     }
 
     /// Begins the next step of a command.
-    fn next_step(&mut self, now: Now, id: CommandId) {
+    pub(super) fn next_step(&mut self, now: Now, id: CommandId) {
         let Some(command) = self.commands.get_mut(&id) else {
             return;
         };
         let Some(operation) = command.steps.pop_front() else {
             return;
         };
+        command.doubtable = !operation.is_repeatable();
         let operation = self.server.operate(now, command.device, operation);
         command.running = Some(operation);
         self.purposes.insert(operation, Purpose::Command(id));
@@ -248,8 +309,21 @@ impl Gateway {
         let Some(command) = self.commands.get_mut(&id) else {
             return;
         };
-        if !std::mem::replace(&mut command.sent, true) {
+        command.left = true;
+        let is_first = command.attempts == 0;
+        if std::mem::take(&mut command.fresh) {
+            command.attempts += 1;
+        }
+        let device = command.device;
+        let was_queued = std::mem::take(&mut command.queued);
+        if command.doubtable && !std::mem::replace(&mut command.doubtful, true) {
+            self.keep_command(id);
+        }
+        if is_first {
             self.tell(now, id, Status::Sent, Reply::default());
+        }
+        if was_queued {
+            self.publish_queue(device);
         }
     }
 
@@ -266,8 +340,13 @@ impl Gateway {
         };
         command.running = None;
         match result {
-            Ok(_) if !command.steps.is_empty() => self.next_step(now, id),
+            Ok(_) if !command.steps.is_empty() => {
+                command.left = false;
+                self.next_step(now, id);
+            }
             Ok(answer) => self.succeed(now, id, device, asked, answer),
+            Err(error) if self.is_kept_waiting(now, id, asked, error.cause()) => {}
+            Err(OperationError::Unregistered) if self.has_left(id) => self.fail(now, id, doubt()),
             Err(error) => {
                 let (fallback, done) = match &error {
                     OperationError::Partial { done, .. } => (
@@ -295,6 +374,20 @@ impl Gateway {
                 );
             }
         }
+        self.continue_commands(now, device);
+    }
+
+    fn has_left(&self, id: CommandId) -> bool {
+        self.commands.get(&id).is_some_and(|command| command.left)
+    }
+
+    /// Ends a command that was not done.
+    pub(super) fn fail(&mut self, now: Now, id: CommandId, error: CommandError) {
+        let reply = Reply {
+            error: Some(error),
+            ..Reply::default()
+        };
+        self.end(now, id, Status::Failed, reply);
     }
 
     fn succeed(
@@ -371,65 +464,50 @@ impl Gateway {
         self.end(now, id, Status::Done, reply);
     }
 
-    /// Ends commands whose time ran out before they left. What has left is answered by the device,
-    /// or by its silence.
-    pub(super) fn expire_commands(&mut self, now: Now) {
-        while let Some((due, id)) = self
-            .command_deadlines
-            .first()
-            .copied()
-            .filter(|(due, _)| *due <= now.instant)
-        {
-            self.command_deadlines.remove(&(due, id));
-            if self.commands.get(&id).is_some_and(|command| !command.sent) {
-                self.end(now, id, Status::Expired, Reply::default());
-            }
-        }
-    }
-
     /// Says the last word about a command, and forgets it.
-    fn end(&mut self, now: Now, id: CommandId, status: Status, reply: Reply<'_>) {
-        self.tell(now, id, status, reply);
+    pub(super) fn end(&mut self, now: Now, id: CommandId, status: Status, reply: Reply<'_>) {
         let Some(command) = self.commands.remove(&id) else {
             return;
         };
+        let device = command.device;
         self.counters.commands += 1;
-        if let Some(expires) = command.expires {
-            self.command_deadlines.remove(&(expires.instant, id));
-        }
+        self.command_bytes -= command.payload.len();
+        self.command_deadlines
+            .remove(&(command.expires.instant, id));
         if let Some(operation) = command.running {
             self.purposes.remove(&operation);
-            self.server.withdraw(command.device, operation);
+            self.server.withdraw(device, operation);
         }
+        let mut name = Arc::default();
+        if let Some(device) = self.device_mut(device) {
+            device.commands.retain(|waiting| *waiting != id);
+            name = device.name.clone();
+        }
+        let reply = reply_of(now, &command, &name, status, reply);
+        // Stored before it is said.
+        self.keep_answer(
+            now,
+            &command,
+            serde_json::to_vec(&reply).unwrap_or_default(),
+        );
+        self.clear_targets(id, &command);
+        if command.queued {
+            self.publish_queue(device);
+        }
+        self.answer(now, &command.asker, status, reply);
     }
 
     /// Says where a command stands.
-    fn tell(&mut self, now: Now, id: CommandId, status: Status, reply: Reply<'_>) {
-        let Some(command) = self.commands.get(&id) else {
+    pub(super) fn tell(&mut self, now: Now, id: CommandId, status: Status, reply: Reply<'_>) {
+        // Taken out for as long as it is spoken of.
+        let Some(command) = self.commands.remove(&id) else {
             return;
         };
-        let name = self
-            .device(command.device)
-            .map(|device| device.name.clone())
-            .unwrap_or_default();
-        let asker = command.asker.clone();
-        let (op, signal) = (command.op, command.signal.clone());
-        let target = command.target.clone();
-        let node = target.as_ref().and_then(Target::node);
-        let composite = target.as_ref().filter(|target| target.is_composite());
-        let ms = status
-            .is_final()
-            .then(|| now.instant.since(command.received.instant).as_millis() as u64);
-        let reply = Reply {
-            device: &name,
-            op,
-            signal: signal.as_deref(),
-            path: node.map(ToString::to_string),
-            paths: composite.map(|target| target.paths().iter().map(ToString::to_string).collect()),
-            ms,
-            ..reply
-        };
-        self.answer(now, &asker, status, reply);
+        let device = self.device(command.device);
+        let name = device.map(|device| device.name.clone()).unwrap_or_default();
+        let reply = reply_of(now, &command, &name, status, reply);
+        self.answer(now, &command.asker, status, reply);
+        self.commands.insert(id, command);
     }
 
     pub(super) fn answer(&mut self, now: Now, asker: &Asker, status: Status, reply: Reply<'_>) {
@@ -446,6 +524,11 @@ impl Gateway {
         let Ok(payload) = serde_json::to_vec(&reply) else {
             return;
         };
+        self.send_reply(now, asker, payload);
+    }
+
+    /// Sends a reply where the asker wants it.
+    pub(super) fn send_reply(&mut self, now: Now, asker: &Asker, payload: Vec<u8>) {
         let properties = Properties {
             content_type: Some("application/json"),
             correlation: asker.correlation.clone(),
@@ -466,6 +549,34 @@ impl Gateway {
             return;
         }
         self.publish(publish);
+    }
+}
+
+/// The whole of what is said of a command.
+fn reply_of<'a>(
+    now: Now,
+    command: &'a Command,
+    device: &'a str,
+    status: Status,
+    reply: Reply<'a>,
+) -> Reply<'a> {
+    let target = command.target.as_ref();
+    let composite = target.filter(|target| target.is_composite());
+    let ms = now.unix.as_millis() - command.received.unix.as_millis();
+    let is_final = status.is_final();
+    Reply {
+        id: &command.asker.id,
+        device,
+        op: &command.op,
+        signal: command.signal.as_deref(),
+        path: target.and_then(Target::node).map(ToString::to_string),
+        paths: composite.map(|target| target.paths().iter().map(ToString::to_string).collect()),
+        status,
+        is_final,
+        ms: is_final.then(|| u64::try_from(ms).unwrap_or(0)),
+        attempts: Some(command.attempts).filter(|attempts| is_final && *attempts > 0),
+        time: now.unix.to_string(),
+        ..reply
     }
 }
 

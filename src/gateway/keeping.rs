@@ -118,6 +118,13 @@ impl Gateway {
                 refusals.push(left_out(&endpoint, &why));
             }
         }
+        for document in kept.documents {
+            let (kind, id) = (document.key.kind, document.key.id.clone());
+            if let Err(why) = self.restore_document(now, document) {
+                let id = id.escape_debug();
+                refusals.push(format!("{kind:?} \"{id}\" of the store is left out: {why}"));
+            }
+        }
         self.pump(now);
         refusals
     }
@@ -132,6 +139,7 @@ impl Gateway {
                 due: now.instant + CONFIRM_AFTER,
             });
         }
+        self.commands_restored(now);
         self.keep_gateway(Urgency::Now);
         self.pump(now);
         self.say_kept();
@@ -264,6 +272,7 @@ impl Gateway {
         let end = confirm.end.min(confirm.next + CONFIRM_BATCH as u32);
         for id in (confirm.next..end).map(DeviceId) {
             self.confirm(now, confirm.since, id);
+            self.continue_commands(now, id);
         }
         confirm.next = end;
         if end < confirm.end {

@@ -157,12 +157,13 @@ impl Gateway {
         let name = self.device(device).map(|it| it.name.clone());
         let name = name.unwrap_or_default();
         let resolved = self.resolve(device, &mut body);
-        let (body, mistake) = Body::parse(body.to_string().as_bytes());
+        let payload = body.to_string().into_bytes();
+        let (body, mistake) = Body::parse(&payload);
         let asker = self.asker_on_line(id, &name, &body);
         let refusal = [resolved.err(), mistake].into_iter().flatten().next();
         let outcome = match refusal {
             Some(error) => Err(error),
-            None => self.begin(now, asker.clone(), &name, verb, &body, None),
+            None => self.begin(now, asker.clone(), &name, verb, (&payload, &body), None),
         };
         if let Err(error) = outcome {
             let reply = Reply {

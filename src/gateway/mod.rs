@@ -5,6 +5,7 @@
 
 mod account;
 pub mod admin;
+mod answered;
 mod birth;
 mod bootstrap;
 mod broker;
@@ -18,6 +19,7 @@ mod live;
 pub mod outbox;
 mod presence;
 pub mod publish;
+mod queue;
 mod reconcile;
 mod reply;
 mod supervision;
@@ -35,6 +37,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::coap;
 use crate::dtls::{Engine, Saved, Work};
+use crate::gateway::answered::Answered;
 use crate::gateway::broker::Broker;
 use crate::gateway::command::{Command, CommandId};
 use crate::gateway::device::Device;
@@ -97,6 +100,14 @@ pub struct Limits {
 pub struct GatewayLimits {
     /// Commands that are not final yet, in all.
     pub commands: usize,
+    /// Commands that are not final yet, of one device.
+    pub commands_per_device: usize,
+    /// Bytes of the requests of all commands that are not final yet.
+    pub command_bytes: usize,
+    /// Final replies that are remembered for requests that come again.
+    pub answers: usize,
+    /// Bytes of these replies.
+    pub answer_bytes: usize,
     /// Signals of one device.
     pub signals_per_device: usize,
     /// Bytes of one request from MQTT.
@@ -109,6 +120,10 @@ impl Default for GatewayLimits {
     fn default() -> Self {
         Self {
             commands: 10_000,
+            commands_per_device: 64,
+            command_bytes: 64 << 20,
+            answers: 100_000,
+            answer_bytes: 32 << 20,
             signals_per_device: 4_096,
             request: 1 << 20,
             listeners: 64,
@@ -247,6 +262,8 @@ pub struct Counters {
     pub events_suppressed: u64,
     /// Commands that came to their end.
     pub commands: u64,
+    /// Final replies that were remembered for less than a day, for want of room.
+    pub answers_forgotten: u64,
 }
 
 /// The gateway.
@@ -264,6 +281,9 @@ pub struct Gateway {
     holders: KeyedMap<Arc<str>, (DeviceId, Path)>,
     commands: BTreeMap<CommandId, Command>,
     command_count: u64,
+    /// Bytes of the requests of all of them.
+    command_bytes: usize,
+    answered: Answered,
     /// Commands that end by themselves, by when.
     command_deadlines: BTreeSet<(Instant, CommandId)>,
     /// What each operation under way is for.
@@ -330,6 +350,8 @@ impl Gateway {
             holders: keyed::map(&mut rng),
             commands: BTreeMap::new(),
             command_count: 0,
+            command_bytes: 0,
+            answered: Answered::new(keyed::map(&mut rng)),
             command_deadlines: BTreeSet::new(),
             purposes: keyed::map(&mut rng),
             births: BTreeSet::new(),

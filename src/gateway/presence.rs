@@ -9,6 +9,7 @@ use super::reconcile::{DEVICE_OBJECT, Wanted};
 use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Problem, Reason, State};
 use crate::gateway::publish::Publish;
+use crate::gateway::reply::Why;
 use crate::gateway::watch::Watch;
 use crate::gateway::{Event, Gateway};
 use crate::kept::Urgency;
@@ -109,7 +110,9 @@ impl Gateway {
         self.publish_birth(id);
         self.keep_descriptor(id, Urgency::Now);
         self.keep_contact(id);
+        self.give_up_doubtful(now, id);
         self.continue_setup(now, id);
+        self.continue_commands(now, id);
     }
 
     /// Where a peer is, for a person.
@@ -165,6 +168,7 @@ impl Gateway {
             self.birth_later(now, id);
         }
         self.on_wake(now, id);
+        self.continue_commands(now, id);
     }
 
     /// An operation of ours changed what the device has registered.
@@ -197,6 +201,7 @@ impl Gateway {
         self.publish_availability(now, id);
         self.keep_contact(id);
         self.leave_values(id);
+        self.hold_commands(now, id, Why::Offline);
         self.report(
             now,
             match reason {
@@ -214,6 +219,7 @@ impl Gateway {
             return self.on_gone(now, id, Reason::Blocked);
         }
         self.dismiss(id);
+        self.cancel_commands(now, id);
         let Some(device) = self.device_mut(id) else {
             return;
         };
@@ -261,6 +267,7 @@ impl Gateway {
         if registered && !is_online {
             self.set_availability(now, id, State::Online, reason);
             self.on_wake(now, id);
+            self.continue_commands(now, id);
         } else if now.instant.since(published) >= interval {
             self.publish_availability(now, id);
         }
@@ -276,6 +283,9 @@ impl Gateway {
         };
         if self.device(id).is_some_and(|device| !stays(device)) {
             self.set_availability(now, id, state, reason);
+        }
+        if state == State::Asleep {
+            self.hold_commands(now, id, Why::Asleep);
         }
     }
 
@@ -331,6 +341,8 @@ impl Gateway {
             binding: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             queue_mode: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            queued: Option<usize>,
         }
         let device = self.device(id).filter(|device| !device.removed)?;
         let Availability {
@@ -360,6 +372,7 @@ impl Gateway {
                 .map(|next| next.unix.to_string()),
             binding: registration.map(server::Registration::binding),
             queue_mode: registration.map(server::Registration::queue_mode),
+            queued: Some(self.queued(id)).filter(|queued| *queued > 0),
         };
         Some(Publish::state(
             self.topics.device(&device.name, "availability"),
@@ -393,6 +406,7 @@ impl Gateway {
             detail: format!("no answer to {} {}", asked.name(), asked.target()),
         };
         self.set_availability(now, id, State::Offline, Reason::Unreachable);
+        self.hold_commands(now, id, Why::Offline);
         self.report(now, event);
     }
 }

@@ -33,6 +33,21 @@ pub struct Reply<'a> {
     /// Whether this is the last word. It is, exactly once.
     #[serde(rename = "final")]
     pub is_final: bool,
+    /// Why it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+    /// When the device is probably heard of next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_wake: Option<String>,
+    /// Until when it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Its place among those that wait for this device, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<usize>,
+    /// The id of the command that took its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a str>,
     /// The device's response code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
@@ -57,6 +72,9 @@ pub struct Reply<'a> {
     /// From the request's arrival to this message, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms: Option<u64>,
+    /// How often it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<CommandError>,
@@ -71,6 +89,8 @@ pub enum Status {
     /// It will be sent.
     #[default]
     Accepted,
+    /// It waits for the device, and is stored.
+    Queued,
     /// It left for the device.
     Sent,
     /// The device did it.
@@ -81,12 +101,24 @@ pub enum Status {
     Expired,
     /// Somebody withdrew it before it was sent.
     Cancelled,
+    /// A newer command writes what it was to write.
+    Superseded,
+}
+
+/// Why a command waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// The device sleeps.
+    Asleep,
+    /// The device is not registered, or does not answer.
+    Offline,
 }
 
 impl Status {
     /// Whether nothing can follow.
     pub const fn is_final(self) -> bool {
-        !matches!(self, Self::Accepted | Self::Sent)
+        !matches!(self, Self::Accepted | Self::Queued | Self::Sent)
     }
 }
 
@@ -125,7 +157,9 @@ pub enum ErrorKind {
     Type,
     /// The value is out of range.
     Range,
-    /// The device is not registered.
+    /// The device sleeps, and the command is not to wait.
+    Asleep,
+    /// The device cannot be reached, and the command is not to wait.
     Offline,
     /// Too much waits already.
     QueueFull,
@@ -137,6 +171,8 @@ pub enum ErrorKind {
     Coap,
     /// The request was retained: nobody knows when it was made.
     Retained,
+    /// Another command of this id is under way.
+    Duplicate,
     /// The gateway is stopping.
     ShuttingDown,
     /// None of these.

@@ -91,6 +91,19 @@ impl<'a> Verb<'a> {
         }
     }
 
+    /// What stands behind the device in the topic: the reverse of [`Verb::parse`].
+    pub fn to_text(self) -> String {
+        match self {
+            Self::Set(None) => "set".to_owned(),
+            Self::Set(Some((instance, name))) => format!("set/{instance}/{name}"),
+            Self::Get(instance, name) => format!("get/{instance}/{name}"),
+            Self::Do(command) => format!("do/{command}"),
+            Self::Lwm2m(operation) => format!("lwm2m/{operation}"),
+            Self::Cancel => "cancel".to_owned(),
+            Self::Unknown => String::new(),
+        }
+    }
+
     /// The name of the operation in answers.
     pub const fn name(self) -> &'a str {
         match self {

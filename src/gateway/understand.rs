@@ -11,13 +11,14 @@ use crate::gateway::reply::{CommandError, ErrorKind};
 use crate::gateway::topics::Verb;
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::lwm2m::codec::{Change, ResourceTypes};
+use crate::lwm2m::model::Version;
 use crate::lwm2m::path::MAX_ID;
 use crate::lwm2m::{Arguments, AttributeChange, Id, Level, Path, Record, Target};
 use crate::mapping::{Destination, DeviceFacts, Signal};
 use crate::server::{DeviceId, Operation};
 
 /// A request that was understood.
-pub(super) struct Ask {
+pub struct Ask {
     pub(super) op: &'static str,
     pub(super) signal: Option<String>,
     pub(super) target: Option<Target>,
@@ -71,12 +72,14 @@ impl Gateway {
         }
     }
 
+    /// What is known of a device. One that is not registered is taken for one of LwM2M 1.1 that may
+    /// have any object.
     pub(super) fn facts(&self, id: DeviceId) -> Option<DeviceFacts<'_>> {
-        let registration = self.server.registration(id)?;
+        let registration = self.server.registration(id);
         Some(DeviceFacts {
             endpoint: self.server.endpoint_name(id)?,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
+            lwm2m: registration.map_or(Version::V1_1, |registration| registration.version),
+            objects: registration.map_or(&[], |registration| &registration.objects.objects),
         })
     }
 

@@ -99,6 +99,21 @@ impl Operation {
         }
     }
 
+    /// Whether it does no harm to do it twice.
+    pub const fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Execute(..) | Self::Create { .. } => false,
+            Self::Read(_)
+            | Self::Write { .. }
+            | Self::WriteComposite(_)
+            | Self::WriteAttributes(..)
+            | Self::Discover(..)
+            | Self::Observe(..)
+            | Self::CancelObserve(_)
+            | Self::Delete(_) => true,
+        }
+    }
+
     /// The method of its request.
     pub const fn method(&self) -> Code {
         match self {

@@ -155,8 +155,8 @@ fn a_disabled_device_takes_its_leave_and_is_gone() {
         "deregistered"
     );
     assert_eq!(
-        ask(&mut rig, "read", &json!({ "path": "/3/0/0" }))["status"],
-        "failed"
+        ask(&mut rig, "read", &json!({ "path": "/3/0/0" }))["why"],
+        "offline"
     );
 }
 
