@@ -15,8 +15,10 @@ use crate::agent::config::{self, Config};
 use crate::agent::devices::{Reading, Watch};
 use crate::agent::run::Clock;
 use crate::agent::store::{Sqlite, Store, StoreError};
+use crate::diagnostic::Diagnostic;
 use crate::gateway::{Gateway, Input};
 use crate::kept::{Change, Changes, Kept, Urgency};
+use crate::mapping::Plan;
 use crate::server::credentials::File;
 use crate::time::{Instant, Now};
 
@@ -29,6 +31,8 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// Files and folders with devices.
     pub device_files: Vec<PathBuf>,
+    /// Files and folders with mappings; without any, they are not read again.
+    pub mappings: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -38,6 +42,7 @@ impl Settings {
             store: Some(config.store.path.clone()),
             socket: Some(config.admin.socket.clone()),
             device_files: config.devices.files.clone(),
+            mappings: config.mappings.paths.clone(),
         }
     }
 }
@@ -65,6 +70,8 @@ pub enum Event {
     Heard(Heard),
     /// Files of devices changed, or somebody wants them read again.
     Files(Reading),
+    /// Somebody wants the mapping files read again.
+    HungUp,
 }
 
 /// What the agent has.
@@ -79,6 +86,7 @@ pub struct Local {
     socket: Option<Socket>,
     waiting: BTreeMap<u64, Answer>,
     files: Watch,
+    mappings: Vec<PathBuf>,
     hangup: Option<Signal>,
 }
 
@@ -110,6 +118,7 @@ impl Local {
             socket,
             waiting: BTreeMap::new(),
             files: Watch::start(settings.device_files, clock)?,
+            mappings: settings.mappings,
             hangup: signal(SignalKind::hangup()).ok(),
         })
     }
@@ -164,24 +173,25 @@ impl Local {
             hangup,
             ..
         } = self;
-        loop {
-            let heard = async {
-                match socket {
-                    Some(socket) => socket.hear().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let hung_up = async {
-                match hangup {
-                    Some(hangup) => hangup.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                heard = heard => return Event::Heard(heard),
-                _ = hung_up => files.read_again(),
-                reading = files.reading() => return Event::Files(reading),
+        let heard = async {
+            match socket {
+                Some(socket) => socket.hear().await,
+                None => std::future::pending().await,
             }
+        };
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            heard = heard => Event::Heard(heard),
+            _ = hung_up => {
+                files.read_again();
+                Event::HungUp
+            }
+            reading = files.reading() => Event::Files(reading),
         }
     }
 
@@ -198,6 +208,7 @@ impl Local {
                 let request = line.as_slice();
                 gateway.handle(now, Input::Admin { id, request });
             }
+            Event::HungUp => self.read_mappings(now, gateway),
             Event::Files(Reading { files, diagnostics }) => {
                 let count = files.found.len();
                 let is_sound = |file: &&File| file.content.is_some();
@@ -216,6 +227,27 @@ impl Local {
                     warn!("of a file of devices with mistakes, what it held before stays");
                 }
             }
+        }
+    }
+
+    /// Reads the mapping files again. With a mistake in any of them, all stays as it is.
+    fn read_mappings(&self, now: Now, gateway: &mut Gateway) {
+        if self.mappings.is_empty() {
+            return;
+        }
+        let (sources, mut diagnostics) = config::toml_sources(&self.mappings);
+        let compiled = Plan::compile(&sources, gateway.models(), gateway.base_topic());
+        diagnostics.extend(compiled.diagnostics);
+        for diagnostic in &diagnostics {
+            warn!("{diagnostic} ({})", diagnostic.hint);
+        }
+        let is_sound = !diagnostics.iter().any(Diagnostic::is_error);
+        match compiled.plan.filter(|_| is_sound) {
+            Some(plan) => {
+                info!("mapping files read: {}", sources.len());
+                gateway.set_plan(now, plan);
+            }
+            None => warn!("the mappings stay as they were"),
         }
     }
 

@@ -211,7 +211,7 @@ impl Gateway {
 
     /// A signal stands as it did; if its topic is another one now, the old one is cleared and the
     /// value moves.
-    fn restore_signal(
+    pub(super) fn restore_signal(
         &mut self,
         id: DeviceId,
         endpoint: &Arc<str>,

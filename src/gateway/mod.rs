@@ -21,6 +21,7 @@ mod presence;
 pub mod publish;
 mod queue;
 mod reconcile;
+mod replan;
 mod reply;
 mod supervision;
 mod topics;

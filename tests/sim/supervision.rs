@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lwm2mqtt::coap::{Code, Observe, Request, Response};
+use lwm2mqtt::gateway::Input;
 
 use crate::rig::{Rig, SENSOR, content};
 
@@ -343,4 +344,50 @@ fn a_notification_under_way_while_the_observation_begins_anew_is_taken() {
         status["result"]["counters"]["coap_unknown_tokens"], 0,
         "{status}"
     );
+}
+
+#[test]
+fn another_plan_asks_for_what_differs_and_moves_values_to_their_new_topics() {
+    let (mut rig, device) = registered(MAPPING);
+    rig.run(5 * SECOND);
+    let before = rig.devices[device].requests.len();
+    let said = rig.broker.log.len();
+    let set_plan = |rig: &mut Rig, mapping: &str| {
+        rig.gateway.set_plan(rig.now, Rig::plan(mapping));
+        rig.input(Input::Timeout);
+        rig.run(2 * SECOND);
+    };
+    // The same once more.
+    set_plan(&mut rig, MAPPING);
+    assert_eq!(rig.devices[device].requests.len(), before);
+    assert!(rig.broker.log[said..].is_empty());
+    // Another name: nothing is asked.
+    set_plan(&mut rig, &MAPPING.replace("\"temperature\"", "\"warmth\""));
+    assert_eq!(rig.devices[device].requests.len(), before);
+    assert!(!rig.broker.retained.contains_key(VALUE));
+    let moved = rig.broker.json("lwm2mqtt/d/dev1/v/temperature-0/warmth");
+    assert_eq!(
+        (&moved["value"], &moved["quality"]),
+        (&21.5.into(), &"cached".into())
+    );
+    // Other attributes: these are written, what is not said any more is taken away.
+    set_plan(&mut rig, &MAPPING.replace("pmax = 60", "pmin = 5"));
+    assert_eq!(rig.broker.json(VALUE)["value"], 21.5);
+    let (observed, others) = asked(&rig, device, before);
+    assert_eq!((observed, others), (vec!["/3303/0".to_owned()], 1));
+    let write = &rig.devices[device].requests[before];
+    assert_eq!(write.query, ["pmin=5", "pmax"]);
+    // Nothing but the temperature: the other observation ends.
+    let before = rig.devices[device].requests.len();
+    set_plan(
+        &mut rig,
+        &format!("[device]\nwake = {{ strategy = \"send\" }}\n{MAPPING}"),
+    );
+    let cancelled = rig.devices[device].requests[before..].iter();
+    let cancelled = cancelled.filter(|request| request.observe == Some(Observe::Deregister));
+    assert_eq!(cancelled.count(), 2);
+    // What the device counts as an older observation ends with its next notification.
+    rig.notify(device, "/3303/0", temperature(77.0), true);
+    rig.run(SECOND);
+    assert_eq!(rig.broker.json(VALUE)["value"], 21.5);
 }
