@@ -6,6 +6,7 @@ use lwm2mqtt::coap::{Code, Response};
 use lwm2mqtt::gateway::Input;
 use serde_json::{Value as Json, json};
 
+use crate::queue::{sleepy, update};
 use crate::rig::{Rig, SENSOR, content};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -277,4 +278,42 @@ fn they_are_as_many_as_the_limit_and_leaving_makes_room() {
     rig.input(Input::AdminLeft(ids[0]));
     let again = rig.begin_admin(&watch);
     assert_eq!(lines(&rig, again)[0]["ok"], true);
+}
+
+#[test]
+fn a_command_for_a_sleeping_device_says_that_it_waits_and_is_answered_when_it_wakes() {
+    let (mut rig, device) = sleepy();
+    rig.devices[device].answer(Code::GET, "/3303/0/5700", temperature(19.5));
+    rig.run(100 * SECOND);
+    let read = json!({ "path": "/3303/0/5700" });
+    let waits = command(&mut rig, "lwm2m/read", read.clone());
+    let leaves = command(
+        &mut rig,
+        "lwm2m/read",
+        json!({ "path": "/3303/0/5700", "id": "left" }),
+    );
+    for id in [waits, leaves] {
+        let line = lines(&rig, id).pop().unwrap();
+        assert_eq!(
+            (
+                &line["result"]["status"],
+                &line["result"]["why"],
+                &line["more"]
+            ),
+            (&json!("queued"), &json!("asleep"), &json!(true)),
+            "{line}"
+        );
+    }
+    // One does not wait for it: --no-wait.
+    rig.input(Input::AdminLeft(leaves));
+    update(&mut rig, device, &[]);
+    rig.run(3 * SECOND);
+    assert_eq!(last(&rig, waits)["value"], 19.5);
+    let replies = rig.broker.messages("lwm2mqtt/d/dev1/reply");
+    let of_it = |reply: &&Json| reply["id"] == "left";
+    let reply = replies.iter().rfind(of_it).unwrap();
+    assert_eq!(
+        (&reply["status"], &reply["value"]),
+        (&json!("done"), &json!(19.5))
+    );
 }

@@ -34,7 +34,11 @@ pub fn queued(reply: &Json) {
 }
 
 fn waits(reply: &Json) -> String {
-    let mut sentence = format!("{} sleeps; the command waits", text(&reply["device"]));
+    let state = match reply["why"].as_str() {
+        Some("offline") => "is not there",
+        _ => "sleeps",
+    };
+    let mut sentence = format!("{} {state}; the command waits", text(&reply["device"]));
     for (key, words) in [
         ("next_wake", "for its next contact, expected"),
         ("expires", "until"),
@@ -77,7 +81,12 @@ pub fn outcome(as_json: bool, reply: &Json) -> ExitCode {
             };
             eprintln!("lwm2mqtt: {code}{}", text(&error["detail"]));
         }
-        other => eprintln!("lwm2mqtt: the command has {}", plain(other)),
+        "expired" => eprintln!("lwm2mqtt: its time was over before it could be sent"),
+        "superseded" => eprintln!(
+            "lwm2mqtt: superseded by {}, a later write of the same",
+            text(&reply["by"])
+        ),
+        other => eprintln!("lwm2mqtt: the command was {}", plain(other)),
     }
     code
 }
@@ -94,7 +103,12 @@ fn done(reply: &Json) -> String {
         return format!("{}\n", text(&reply["value"]));
     }
     let mut line = format!("{} done", text(&reply["op"]));
-    for (key, before, after) in [("path", " ", ""), ("code", ", ", ""), ("ms", ", ", " ms")] {
+    for (key, before, after) in [
+        ("path", " ", ""),
+        ("location", " ", ""),
+        ("code", ", ", ""),
+        ("ms", ", ", " ms"),
+    ] {
         if !reply[key].is_null() {
             line += &format!("{before}{}{after}", text(&reply[key]));
         }
@@ -327,6 +341,11 @@ mod tests {
     fn what_sleeps_is_said_with_when_it_is_expected() {
         let reply =
             json!({ "device": "m1", "status": "queued", "next_wake": "2026-11-22T16:15:00Z" });
+        let away = json!({ "device": "m1", "why": "offline", "expires": "2026-11-23T15:20:00Z" });
+        assert_eq!(
+            waits(&away),
+            "m1 is not there; the command waits until 2026-11-23T15:20:00Z"
+        );
         assert_eq!(
             waits(&reply),
             "m1 sleeps; the command waits for its next contact, expected 2026-11-22T16:15:00Z"
