@@ -553,3 +553,53 @@ fn a_created_instance_is_taken_from_the_update_that_lists_it() {
     let topic = "lwm2mqtt/d/dev1/v/temperature-1/sensor-value";
     assert_eq!(rig.broker.json(topic)["value"], 5.0);
 }
+
+// conformance: 756, 760, 771, 775, 778
+#[test]
+fn an_update_by_pull_can_be_driven_and_followed_by_hand() {
+    let (mut rig, device) = rig();
+    let state = |state: u8| senml(&format!(r#"[{{"n":"/5/0/3","v":{state}}}]"#));
+    let result = |result: u8| senml(&format!(r#"[{{"n":"/5/0/5","v":{result}}}]"#));
+    let scripted = &mut rig.devices[device];
+    scripted.answer(Code::PUT, "/5/0/1", of(Code::CHANGED));
+    scripted.answer(Code::POST, "/5/0/2", of(Code::CHANGED));
+    scripted.answer(Code::GET, "/5/0/3", state(0));
+    scripted.answer(Code::GET, "/5/0/5", result(0));
+    for path in ["/5/0/3", "/5/0/5"] {
+        let reply = ask(&mut rig, "observe", &json!({ "path": path }));
+        assert_eq!(
+            (&reply["status"], &reply["value"]),
+            (&json!("done"), &json!(0))
+        );
+    }
+    let shown = |rig: &Rig, name: &str| {
+        let topic = format!("lwm2mqtt/d/dev1/v/firmware-update-0/{name}");
+        rig.broker.json(&topic)["value"].clone()
+    };
+    // An empty URI resets, a good one is fetched.
+    for uri in ["", "coap://10.0.0.254/fw.bin"] {
+        let reply = ask(
+            &mut rig,
+            "write",
+            &json!({ "path": "/5/0/1", "value": uri }),
+        );
+        assert_eq!(reply["code"], "2.04", "{reply}");
+        let body: Json = serde_json::from_slice(&last(&rig, device).payload).unwrap();
+        assert_eq!(body, json!([{ "n": "/5/0/1", "vs": uri }]));
+    }
+    for step in [1, 2] {
+        rig.notify(device, "/5/0/3", state(step), true);
+        rig.run(SECOND);
+        assert_eq!(shown(&rig, "state"), step);
+    }
+    let reply = ask(&mut rig, "execute", &json!({ "path": "/5/0/2" }));
+    assert_eq!(reply["code"], "2.04");
+    rig.notify(device, "/5/0/3", state(0), true);
+    // Done; then, of later attempts, the link lost and a wrong URI.
+    for outcome in [1, 4, 7] {
+        rig.notify(device, "/5/0/5", result(outcome), true);
+        rig.run(SECOND);
+        assert_eq!(shown(&rig, "update-result"), outcome);
+    }
+    assert_eq!(shown(&rig, "state"), 0);
+}
