@@ -55,8 +55,11 @@ impl Server {
     fn is_done_singly(&self, running: &Running) -> bool {
         let registration = self.registration(running.device);
         registration.is_some_and(|registration| match &running.asked {
-            Operation::CancelObserve(target) => {
-                target.is_composite() && !registration.observed().any(|known| known == target)
+            // One that was begun before the device turned out to lack it stands as it is.
+            Operation::CancelObserve(target)
+                if registration.observed().any(|known| known == target) =>
+            {
+                false
             }
             asked => registration.abilities.lacks(asked),
         })

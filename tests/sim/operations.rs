@@ -230,9 +230,11 @@ fn a_composite_observation_brings_all_values_and_ends_with_the_list_that_began_i
     assert_eq!(value(&rig, "temperature-0/sensor-value")["value"], 20.5);
     assert_eq!(value(&rig, "light-control-0/dimmer")["value"], 41);
 
-    let others = json!({ "paths": ["/3303/0/5700", "/3311/0/5851"] });
+    // What is observed for itself is not ended in its place.
+    let others = json!({ "paths": ["/3303/0", "/3311/0"] });
     let last = ask(&mut rig, "cancel-observe-composite", &others);
     assert_eq!(last["error"]["kind"], "unknown_signal", "{last}");
+    assert_eq!(rig.devices[device].requests.len(), 1);
     assert_eq!(
         ask(&mut rig, "cancel-observe-composite", &paths)["code"],
         "2.05"
@@ -557,6 +559,32 @@ fn arguments_of_an_execute_are_a_text_or_an_object() {
         assert_eq!(request.payload, b"0='x',5");
         assert_eq!(request.content_format, Some(0));
     }
+}
+
+// conformance: 1.1-int-103, 1.1-int-105
+#[test]
+fn a_device_that_is_told_to_stay_away_leaves_and_comes_back() {
+    let (mut rig, device) = rig();
+    rig.devices[device].answer(Code::POST, "/1/0/4", status(Code::CHANGED));
+    ask(&mut rig, "execute", &json!({ "path": "/1/0/4" }));
+    let mut leave = Request::new(Code::DELETE, ["rd"]);
+    leave.path = rig.location(device);
+    rig.request(device, leave.clone());
+    rig.run(SECOND);
+    let answer = |rig: &Rig| rig.devices[device].responses.last().unwrap().code;
+    assert_eq!(answer(&rig), Code::DELETED);
+    let state = |rig: &Rig| rig.broker.json("lwm2mqtt/d/dev1/availability");
+    assert_eq!(state(&rig)["reason"], "deregistered");
+    let update = Request {
+        method: Code::POST,
+        ..leave
+    };
+    rig.request(device, update);
+    rig.run(SECOND);
+    assert_eq!(answer(&rig), Code::NOT_FOUND);
+    rig.register(device, "dev1", "", crate::rig::SENSOR);
+    rig.run(SECOND);
+    assert_eq!(state(&rig)["state"], "online");
 }
 
 // conformance: P16, 1.1-int-102, 1.1-int-107
