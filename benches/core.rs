@@ -121,6 +121,7 @@ impl Pair {
                 },
                 admin: AdminAccess::All,
                 has_store: true,
+                firmware: Default::default(),
             },
             limits: Limits::default(),
             parameters: coap::Parameters::default(),
@@ -190,8 +191,8 @@ impl Pair {
                 Output::Datagram { bytes, .. } => {
                     self.device.receive(self.now.instant, DEVICE.into(), &bytes);
                 }
-                Output::Event(_) | Output::Store(_) | Output::Admin { .. } | Output::Work(_) => {}
                 Output::Timeout(_) => break,
+                _ => {}
             }
         }
         let mut published = 0;

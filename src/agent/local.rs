@@ -13,9 +13,11 @@ use tracing::{error, info, warn};
 use crate::agent::admin::{Answer, Heard, Request, Socket};
 use crate::agent::config::{self, Config};
 use crate::agent::devices::{Reading, Watch};
+use crate::agent::images::{Images, Limits as ImageLimits, Loaded};
 use crate::agent::run::Clock;
 use crate::agent::store::{Sqlite, Store, StoreError};
 use crate::diagnostic::Diagnostic;
+use crate::gateway::firmware::image::{Digest, Image};
 use crate::gateway::{Gateway, Input};
 use crate::kept::{Change, Changes, Kept, Urgency};
 use crate::mapping::Plan;
@@ -33,6 +35,8 @@ pub struct Settings {
     pub device_files: Vec<PathBuf>,
     /// Files and folders with mappings; without any, they are not read again.
     pub mappings: Vec<PathBuf>,
+    /// How much there may be of images.
+    pub images: ImageLimits,
 }
 
 impl Settings {
@@ -43,6 +47,7 @@ impl Settings {
             socket: Some(config.admin.socket.clone()),
             device_files: config.devices.files.clone(),
             mappings: config.mappings.paths.clone(),
+            images: ImageLimits::default(),
         }
     }
 }
@@ -72,6 +77,8 @@ pub enum Event {
     Files(Reading),
     /// Somebody wants the mapping files read again.
     HungUp,
+    /// An image was loaded.
+    Image(Loaded),
 }
 
 /// What the agent has.
@@ -87,6 +94,7 @@ pub struct Local {
     waiting: BTreeMap<u64, Answer>,
     files: Watch,
     mappings: Vec<PathBuf>,
+    images: Option<Images>,
     hangup: Option<Signal>,
 }
 
@@ -110,8 +118,13 @@ impl Local {
             None => None,
             Some(path) => bind_socket(path)?,
         };
+        let images = match settings.store.filter(|_| store.is_some()) {
+            None => None,
+            Some(folder) => Some(Images::open(folder.join("firmware"), settings.images)?),
+        };
         Ok(Self {
             store,
+            images,
             pending: Changes::default(),
             flush_due: None,
             failure: None,
@@ -170,6 +183,7 @@ impl Local {
         let Self {
             socket,
             files,
+            images,
             hangup,
             ..
         } = self;
@@ -185,6 +199,12 @@ impl Local {
                 None => std::future::pending().await,
             }
         };
+        let loaded = async {
+            match images {
+                Some(images) => images.loaded().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             heard = heard => Event::Heard(heard),
             _ = hung_up => {
@@ -192,6 +212,7 @@ impl Local {
                 Event::HungUp
             }
             reading = files.reading() => Event::Files(reading),
+            loaded = loaded => Event::Image(loaded),
         }
     }
 
@@ -203,12 +224,19 @@ impl Local {
                 gateway.handle(now, Input::AdminLeft(id));
             }
             Event::Heard(Heard::Request(Request { id, line, answer })) => {
+                if let Some(reply) = self.on_image_request(&line, gateway) {
+                    answer.end(reply.to_string());
+                    return;
+                }
                 self.failure = None;
                 self.waiting.insert(id, answer);
                 let request = line.as_slice();
                 gateway.handle(now, Input::Admin { id, request });
             }
             Event::HungUp => self.read_mappings(now, gateway),
+            Event::Image(Loaded { digest, content }) => {
+                gateway.handle(now, Input::Image { digest, content });
+            }
             Event::Files(Reading { files, diagnostics }) => {
                 let count = files.found.len();
                 let is_sound = |file: &&File| file.content.is_some();
@@ -248,6 +276,50 @@ impl Local {
                 gateway.set_plan(now, plan);
             }
             None => warn!("the mappings stay as they were"),
+        }
+    }
+
+    /// Answers what is about the files of images; `None` for what is the core's to answer.
+    fn on_image_request(&mut self, line: &[u8], gateway: &mut Gateway) -> Option<Json> {
+        // Most are something else, and not to be read twice.
+        let names = |verb: &[u8]| line.windows(verb.len()).any(|bytes| bytes == verb);
+        if !names(b"\"firmware/put\"") && !names(b"\"firmware/remove\"") {
+            return None;
+        }
+        let request: Json = serde_json::from_slice(line).ok()?;
+        let verb = request.get("verb")?.as_str()?.to_owned();
+        if !matches!(verb.as_str(), "firmware/put" | "firmware/remove") {
+            return None;
+        }
+        let done = match &mut self.images {
+            None => Err(anyhow::anyhow!(
+                "this agent runs without a store; see [store] path"
+            )),
+            Some(images) if verb == "firmware/put" => images.put(request),
+            Some(images) => {
+                let needed: Vec<_> = gateway.needed_images().into_iter().collect();
+                images.remove(request, &needed)
+            }
+        };
+        gateway.set_images(self.image_list());
+        Some(match done {
+            Ok(result) => json!({ "ok": true, "result": result }),
+            Err(error) => json!({ "ok": false, "error": {
+                "kind": "parse", "detail": format!("{error:#}"),
+            }}),
+        })
+    }
+
+    /// The images that are there.
+    pub fn image_list(&self) -> Vec<Image> {
+        self.images.as_ref().map_or_else(Vec::new, Images::list)
+    }
+
+    /// Loads an image for the core.
+    pub fn load_image(&self, digest: Digest) {
+        // Without a store there are no images to ask for.
+        if let Some(images) = &self.images {
+            images.load(digest);
         }
     }
 

@@ -21,6 +21,7 @@ pub mod device;
 pub mod devices;
 pub mod dtls;
 pub mod entropy;
+pub mod images;
 pub mod local;
 pub mod log;
 pub mod mqtt;

@@ -132,6 +132,7 @@ impl Agent {
         }
         let mut gateway = Gateway::new(clock.now(), setup);
         local.restore_credentials(clock.now(), &mut gateway)?;
+        gateway.set_images(local.image_list());
         local.take_files(clock.now(), &mut gateway);
         if let Some(engines) = &options.engines {
             gateway.trust(clock.now(), engines.authorities());
@@ -270,6 +271,8 @@ impl Agent {
             }
             Output::Admin { id, reply, more } => self.local.answer(id, reply, more),
             Output::Event(event) => log(&event),
+            Output::LoadImage(digest) => self.local.load_image(digest),
+            Output::Serve { .. } | Output::Unserve(_) => {}
             Output::Work(work) => self.worker.run(work),
             Output::Store(_) | Output::Timeout(_) => {}
         }

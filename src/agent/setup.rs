@@ -15,6 +15,7 @@ use crate::agent::run::{Listen, Options};
 use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
+use crate::gateway::firmware;
 use crate::gateway::{AdminAccess, Limits, Replies, Settings, Setup};
 use crate::lwm2m::model::Models;
 use crate::mapping::{Compiled, Plan};
@@ -109,6 +110,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
                 config::AdminVerbs::All => AdminAccess::All,
             },
             has_store: false,
+            firmware: firmware::Settings::default(),
         },
         limits: Limits::default(),
         parameters: coap::Parameters {

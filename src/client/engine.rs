@@ -258,8 +258,8 @@ impl<B: Behaviour> Client<B> {
                     }
                 }
             }
-            // the client observes nobody
-            coap::Event::Notification { .. } => {}
+            // the client observes nobody, and sends nothing long
+            coap::Event::Notification { .. } | coap::Event::Progress { .. } => {}
         }
     }
 

@@ -11,7 +11,9 @@ use rand::{RngExt, SeedableRng};
 use crate::client::tree::{Resource, Tree};
 use crate::client::{Behaviour, Effect};
 use crate::coap::Code;
+use crate::lwm2m::model::Operations;
 use crate::lwm2m::{Arguments, DataType, Id, Path, Value, Version};
+use crate::name::short_hash;
 use crate::time::{Instant, Now};
 
 const PORTFOLIO: Id = 16;
@@ -20,6 +22,8 @@ const HUMIDITY: Id = 3304;
 const LIGHT_CONTROL: Id = 3311;
 const BAROMETER: Id = 3315;
 const ON_OFF_SWITCH: Id = 3342;
+
+const FIRMWARE: Id = 5;
 
 const SENSOR_VALUE: Id = 5700;
 const MIN_MEASURED: Id = 5601;
@@ -32,6 +36,12 @@ const BATTERY_LEVEL: Path = Path::resource(3, 0, 9);
 const ERROR_CODE: Path = Path::resource(3, 0, 11);
 const RESET_ERROR_CODE: Path = Path::resource(3, 0, 12);
 const CURRENT_TIME: Path = Path::resource(3, 0, 13);
+const FIRMWARE_VERSION: Path = Path::resource(3, 0, 3);
+const PACKAGE: Path = Path::resource(FIRMWARE, 0, 0);
+const PACKAGE_URI: Path = Path::resource(FIRMWARE, 0, 1);
+const UPDATE: Path = Path::resource(FIRMWARE, 0, 2);
+const UPDATE_STATE: Path = Path::resource(FIRMWARE, 0, 3);
+const UPDATE_RESULT: Path = Path::resource(FIRMWARE, 0, 5);
 const LIGHT_ON: Path = Path::resource(LIGHT_CONTROL, 0, 5850);
 const LIGHT_DIMMER: Path = Path::resource(LIGHT_CONTROL, 0, 5851);
 const LIGHT_ON_TIME: Path = Path::resource(LIGHT_CONTROL, 0, 5852);
@@ -66,6 +76,10 @@ pub struct Simulated {
     light_on_since: Option<Instant>,
     /// What a server set the clock to, against our own, in milliseconds.
     clock_offset: i64,
+    /// The version of the package that is here.
+    package: Option<String>,
+    /// When the package is installed that is being installed.
+    install_at: Option<Instant>,
 }
 
 /// A measured value: a slow wave with noise on it.
@@ -106,6 +120,8 @@ impl Simulated {
             interval: profile.interval,
             light_on_since: None,
             clock_offset: 0,
+            package: None,
+            install_at: None,
             rng,
         };
         add_server(&mut tree, profile.lifetime);
@@ -115,6 +131,7 @@ impl Simulated {
         add_light(&mut tree);
         add_switch(&mut tree);
         offer_portfolio(&mut tree);
+        add_firmware(&mut tree);
         (simulated, tree)
     }
 
@@ -187,6 +204,41 @@ impl Simulated {
         }
     }
 
+    /// Takes a package in, whatever it holds, or drops it (LwM2M Core 1.1, appendix E.6). While one
+    /// is being installed, nothing is taken.
+    fn take_package(&mut self, tree: &mut Tree) {
+        let Some(Value::Opaque(package)) = tree.value(&PACKAGE).cloned() else {
+            return;
+        };
+        tree.set_silently(&PACKAGE, Value::Opaque(Vec::new()));
+        if self.install_at.is_some() {
+            return;
+        }
+        let is_nothing = package.is_empty() || package == [0];
+        self.package = (!is_nothing).then(|| short_hash(&package));
+        tell_update(tree, if is_nothing { 0 } else { 2 }, 0);
+    }
+
+    /// It fetches nothing: whatever the place is, the protocol is not supported.
+    fn take_package_uri(&mut self, tree: &mut Tree) {
+        let none = tree.value(&PACKAGE_URI) == Some(&Value::String(String::new()));
+        if self.install_at.is_none() {
+            self.package = None;
+            tell_update(tree, 0, if none { 0 } else { 9 });
+        }
+    }
+
+    fn install(&mut self, now: Instant, tree: &mut Tree) {
+        if self.install_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.install_at = None;
+        if let Some(version) = self.package.take() {
+            tree.set(&FIRMWARE_VERSION, Value::String(version));
+            tell_update(tree, 0, 1);
+        }
+    }
+
     /// The light counts the seconds that it is on.
     fn light(&mut self, now: Instant, tree: &mut Tree) {
         let on = tree.value(&LIGHT_ON) == Some(&Value::Boolean(true));
@@ -212,8 +264,10 @@ impl Behaviour for Simulated {
         self.toggle_switch(now.instant, tree);
         self.drain_battery(now.instant, tree);
         self.light(now.instant, tree);
+        self.install(now.instant, tree);
         let sensors = self.sensors.iter().map(|sensor| sensor.next);
-        sensors.chain([self.switch_at, self.battery_at]).min()
+        let others = [self.switch_at, self.battery_at];
+        sensors.chain(others).chain(self.install_at).min()
     }
 
     fn written(&mut self, now: Now, resource: &Path, tree: &mut Tree) {
@@ -222,6 +276,8 @@ impl Behaviour for Simulated {
                 let millis = seconds.saturating_mul(1000);
                 self.clock_offset = millis.saturating_sub(now.unix.as_millis());
             }
+            (PACKAGE, _) => self.take_package(tree),
+            (PACKAGE_URI, _) => self.take_package_uri(tree),
             // a light that is dimmed to nothing is off, and one that is brightened is on
             (LIGHT_DIMMER, Some(&Value::Integer(level))) => {
                 tree.set(&LIGHT_ON, Value::Boolean(level > 0));
@@ -232,13 +288,19 @@ impl Behaviour for Simulated {
 
     fn execute(
         &mut self,
-        _now: Now,
+        now: Now,
         resource: &Path,
         _arguments: &Arguments,
         tree: &mut Tree,
     ) -> Result<Effect, Code> {
         match *resource {
             REBOOT => return Ok(Effect::Restart(REBOOT_TIME)),
+            UPDATE if self.package.is_some() && self.install_at.is_none() => {
+                tell_update(tree, 3, 0);
+                // The result is there before it registers again.
+                self.install_at = Some(now.instant + REBOOT_TIME / 2);
+                return Ok(Effect::Restart(REBOOT_TIME));
+            }
             FACTORY_RESET => {
                 tree.set(&LIGHT_ON, Value::Boolean(false));
                 tree.set(&LIGHT_DIMMER, Value::Integer(100));
@@ -261,6 +323,11 @@ impl Behaviour for Simulated {
         }
         Ok(Effect::None)
     }
+}
+
+fn tell_update(tree: &mut Tree, state: i64, result: i64) {
+    tree.set(&UPDATE_STATE, Value::Integer(state));
+    tree.set(&UPDATE_RESULT, Value::Integer(result));
 }
 
 /// Between half and one and a half of an interval, and never no time at all.
@@ -346,6 +413,31 @@ fn add_device(tree: &mut Tree, now: Now, index: u32, battery: i64) {
         (16, Resource::readable(text("U")).mandatory()),
     ];
     tree.insert(3, None, 0, resources);
+}
+
+fn add_firmware(tree: &mut Tree) {
+    let package = Resource {
+        operations: Operations {
+            read: false,
+            write: true,
+            execute: false,
+        },
+        ..Resource::writable(Value::Opaque(Vec::new()))
+    };
+    let integer = |value| Resource::readable(Value::Integer(value)).mandatory();
+    let resources = [
+        (0, package.mandatory()),
+        (
+            1,
+            Resource::writable(Value::String(String::new())).mandatory(),
+        ),
+        (2, Resource::executable().mandatory()),
+        (3, integer(0)),
+        (5, integer(0)),
+        // push alone
+        (9, integer(1)),
+    ];
+    tree.insert(FIRMWARE, None, 0, resources);
 }
 
 fn add_light(tree: &mut Tree) {
@@ -464,6 +556,7 @@ mod tests {
             [
                 (1, 1),
                 (3, 1),
+                (5, 1),
                 (16, 0),
                 (3303, 1),
                 (3304, 1),
@@ -476,5 +569,35 @@ mod tests {
         let value = Path::resource(TEMPERATURE, 0, SENSOR_VALUE);
         assert_eq!(device(0).1.value(&value), device(0).1.value(&value));
         assert_ne!(device(0).1.value(&value), device(3).1.value(&value));
+    }
+
+    // conformance: 1.1-int-772
+    #[test]
+    fn a_package_is_taken_installed_and_shows_in_the_version() {
+        let (mut simulated, mut tree) = device(0);
+        let states =
+            |tree: &Tree| [UPDATE_STATE, UPDATE_RESULT].map(|path| tree.value(&path).cloned());
+        let integers = |state, result| [state, result].map(|it| Some(Value::Integer(it)));
+        let update = |simulated: &mut Simulated, tree: &mut Tree| {
+            simulated.execute(now(), &UPDATE, &Arguments::default(), tree)
+        };
+        let without = update(&mut simulated, &mut tree);
+        assert_eq!(without, Err(Code::METHOD_NOT_ALLOWED));
+        for (package, state) in [(&[1, 2, 3][..], 2), (&[0][..], 0), (&[4, 5][..], 2)] {
+            tree.set(&PACKAGE, Value::Opaque(package.to_vec()));
+            simulated.written(now(), &PACKAGE, &mut tree);
+            assert_eq!(states(&tree), integers(state, 0));
+        }
+        let version = tree.value(&FIRMWARE_VERSION).cloned();
+        let done = update(&mut simulated, &mut tree);
+        assert_eq!(done, Ok(Effect::Restart(REBOOT_TIME)));
+        assert_eq!(states(&tree), integers(3, 0));
+        simulated.step(now() + REBOOT_TIME, &mut tree);
+        assert_eq!(states(&tree), integers(0, 1));
+        assert_ne!(tree.value(&FIRMWARE_VERSION).cloned(), version);
+        assert_eq!(
+            update(&mut simulated, &mut tree),
+            Err(Code::METHOD_NOT_ALLOWED)
+        );
     }
 }

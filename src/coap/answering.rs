@@ -1,10 +1,12 @@
 //! What peers ask of us: requests, answered once however often they come.
 
+use bytes::Bytes;
+
 use crate::coap::block::Block;
 use crate::coap::dedup::{Fate, Identity, Waiting, lifetime};
 use crate::coap::endpoint::{Endpoint, Event, IncomingId, Timer};
 use crate::coap::message::{Kind, Message};
-use crate::coap::option::{OptionFault, Options};
+use crate::coap::option::{OptionFault, Options, Tag};
 use crate::coap::transfer::{Reply, Subject, Taken};
 use crate::coap::types::{Code, Observe, Peer, Response};
 use crate::time::Instant;
@@ -23,6 +25,51 @@ impl Endpoint {
         reply.options.block1 = waiting.block1;
         let fate = self.answer(&waiting, reply);
         self.seen.settle(incoming, fate);
+    }
+
+    /// Answers a GET with a body that others hold, too, and that stays what it is as long as it goes
+    /// by `etag`: only the block that was asked for is cut out of it. Nothing is kept for the
+    /// request for the next one, which comes as an [`Event::Request`] of its own, nor for a
+    /// repetition of this one. Returns how many bytes of the body the peer has asked for so far.
+    pub fn respond_with(
+        &mut self,
+        now: Instant,
+        incoming: IncomingId,
+        response: &Response,
+        body: &Bytes,
+        etag: u64,
+    ) -> Option<usize> {
+        self.now = now;
+        let waiting = *self.seen.waiting(incoming)?;
+        self.timers.cancel(&Timer::Acknowledge(incoming));
+        let asked = waiting.block2;
+        let size = asked.map_or(self.block_size, |block| block.size.min(self.block_size));
+        let offset = asked.map_or(0, Block::offset);
+        let cut = Block::cut(body, offset, size);
+        let reply = match cut {
+            None => Reply::new(Code::BAD_REQUEST),
+            Some((block, piece)) => {
+                let mut options = Options::of_response(response);
+                options.etag = Tag::new(&etag.to_be_bytes());
+                options.block2 = (asked.is_some() || block.more).then_some(block);
+                if block.number == 0 {
+                    options.size2 = u32::try_from(body.len()).ok();
+                }
+                Reply {
+                    code: response.code,
+                    options,
+                    payload: piece.to_vec(),
+                }
+            }
+        };
+        let fate = self.answer(&waiting, reply);
+        let can_be_said_again = matches!(fate, Fate::Answered(_));
+        if can_be_said_again {
+            self.seen.forget(incoming);
+        } else {
+            self.seen.settle(incoming, fate);
+        }
+        cut.map(|(_, piece)| offset + piece.len())
     }
 
     /// A request that arrived.

@@ -1,9 +1,10 @@
 //! What we ask of peers: requests and pings, until they are answered.
 
+use bytes::Bytes;
 use rand::Rng;
 
 use crate::coap::dedup::{EXCHANGE_LIFETIME, Fate, Identity};
-use crate::coap::endpoint::{Endpoint, Event, ExchangeId, Failure, Overload, Timer};
+use crate::coap::endpoint::{Endpoint, Event, ExchangeId, Failure, Overload, Position, Timer};
 use crate::coap::exchange::{Exchange, Phase, Purpose, Step};
 use crate::coap::link::{insert_tight, remove_tight, slot_of};
 use crate::coap::message::{Kind, Message};
@@ -19,14 +20,35 @@ impl Endpoint {
         peer: Peer,
         request: Request,
     ) -> Result<ExchangeId, Overload> {
-        self.ask(now, peer, request, Purpose::Request)
+        self.ask(now, peer, request, Purpose::Request, None)
+    }
+
+    /// As [`request`](Self::request), with a body that others hold, too, and that may be long:
+    /// [`Event::Progress`] tells of each block that the peer has, and between two blocks the
+    /// requests that wait for this peer have their turn.
+    ///
+    /// The body goes out from `from` on, which is where an earlier attempt came to. A peer that has
+    /// not kept what was before answers 4.08, and the whole begins anew (RFC 7959 §2.9.2).
+    pub fn upload(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        request: Request,
+        body: Bytes,
+        from: Position,
+    ) -> Result<ExchangeId, Overload> {
+        let from = Position {
+            block_size: from.block_size.min(self.parameters.block_size),
+            ..from
+        };
+        self.ask(now, peer, request, Purpose::Upload, Some((body, from)))
     }
 
     /// Checks that a peer lives: CoAP ping, an empty confirmable message (RFC 7252 §4.3). The
     /// answer is a `Response` event with [`Failure::Reset`] (alive) or [`Failure::Timeout`].
     pub fn ping(&mut self, now: Instant, peer: Peer) -> Result<ExchangeId, Overload> {
         let empty = Request::new(Code::EMPTY, [""; 0]);
-        self.ask(now, peer, empty, Purpose::Ping)
+        self.ask(now, peer, empty, Purpose::Ping, None)
     }
 
     /// Gives up a request; its `Response` event says [`Failure::Abandoned`].
@@ -48,6 +70,7 @@ impl Endpoint {
         peer: Peer,
         request: Request,
         purpose: Purpose,
+        body: Option<(Bytes, Position)>,
     ) -> Result<ExchangeId, Overload> {
         self.now = now;
         let slot = self.open_link(peer);
@@ -58,7 +81,10 @@ impl Endpoint {
         }
         let id = self.links.issue(slot);
         let token = self.fresh_token(slot);
-        let exchange = Exchange::new(id, token, request, purpose, self.block_size);
+        let mut exchange = Exchange::new(id, token, request, purpose, self.block_size);
+        if let Some((body, from)) = body {
+            exchange = exchange.with_body(body, from);
+        }
         if let Some(link) = self.links.link(slot) {
             insert_tight(&mut link.exchanges, waiting, exchange);
         }
@@ -271,12 +297,32 @@ impl Endpoint {
             return;
         };
         match exchange.advance(message, &mut self.budget) {
+            Step::Next if exchange.purpose == Purpose::Upload => self.yield_turn(slot, at),
             Step::Next => self.transmit(slot, at),
             // An ACK is no repetition: the peer does not go on.
             Step::Repetition if piggybacked => self.finish(slot, at, Err(Failure::Blockwise)),
             Step::Repetition => {}
             Step::Done(result) => self.finish(slot, at, result),
         }
+    }
+
+    /// Tells how far a body has come, and lets the requests that wait go before its next block.
+    fn yield_turn(&mut self, slot: u32, at: usize) {
+        let Some(link) = self.links.link(slot) else {
+            return;
+        };
+        let mut exchange = link.exchanges.remove(at);
+        exchange.phase = Phase::Queued;
+        self.timers.cancel(&Timer::Exchange(exchange.id));
+        let progress = exchange.position().map(|position| Event::Progress {
+            exchange: exchange.id,
+            position,
+        });
+        link.exchanges.push(exchange);
+        if let Some(progress) = progress {
+            self.emit(progress);
+        }
+        self.start(slot);
     }
 
     /// Ends an exchange and begins the next.

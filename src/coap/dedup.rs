@@ -151,6 +151,17 @@ impl Deduplication {
         }
     }
 
+    /// Forgets the request that waited under this id: a repetition is a request of its own.
+    pub(super) fn forget(&mut self, id: IncomingId) {
+        if let Some(entry) = self.entry(id.0) {
+            let key = (entry.identity.peer, entry.identity.message_id);
+            if self.by_id.get(&key) == Some(&id.0) {
+                self.by_id.remove(&key);
+            }
+            self.settle(id, Fate::Silence);
+        }
+    }
+
     /// Forgets what is too old to be repeated.
     pub(super) fn expire(&mut self, now: Instant) {
         while self

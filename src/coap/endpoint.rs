@@ -97,6 +97,23 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);
 
+/// How far the body of a request has come (RFC 7959 §2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Bytes that the peer has.
+    pub offset: usize,
+    /// The size of the next block in bytes, a power of two from 16 to 1024.
+    pub block_size: u16,
+}
+
+impl Position {
+    /// The beginning, in the largest blocks.
+    pub const START: Self = Self {
+        offset: 0,
+        block_size: 1024,
+    };
+}
+
 /// A peer's request that waits for our response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IncomingId(pub u64);
@@ -183,6 +200,14 @@ pub enum Event {
         exchange: ExchangeId,
         /// The response, whole, of whatever code; or why there is none.
         result: Result<Response, Failure>,
+    },
+    /// The peer has so much of the body of an [`Endpoint::upload`]. It may be less than before:
+    /// the peer has lost what it had.
+    Progress {
+        /// Which request.
+        exchange: ExchangeId,
+        /// Where the next block begins.
+        position: Position,
     },
     /// A notification, whole. One without Observe option or with an error code is the last: `ended`
     /// is true and the id is void.

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::coap::block::{Block, BlockSize};
-use crate::coap::endpoint::{ExchangeId, Failure, ObservationId, Receipt};
+use crate::coap::endpoint::{ExchangeId, Failure, ObservationId, Position, Receipt};
 use crate::coap::message::{Kind, Message};
 use crate::coap::option::{Options, Tag};
 use crate::coap::transfer::Budget;
@@ -17,7 +19,9 @@ const RESTARTS: u8 = 3;
 pub(super) struct Exchange {
     pub(super) id: ExchangeId,
     pub(super) token: Token,
+    /// Its payload is in `body`.
     pub(super) request: Request,
+    pub(super) body: Bytes,
     pub(super) purpose: Purpose,
     pub(super) phase: Phase,
     upload: Option<Upload>,
@@ -29,6 +33,10 @@ pub(super) struct Exchange {
 pub(super) enum Purpose {
     /// The layer above asked.
     Request,
+    /// The layer above asked, and wants to know of each block: see [`Endpoint::upload`].
+    ///
+    /// [`Endpoint::upload`]: crate::coap::Endpoint::upload
+    Upload,
     /// It asks to end an observation, under the token of that observation.
     Cancel,
     /// An Empty message, in the hope of a Reset.
@@ -108,11 +116,12 @@ impl Exchange {
     pub(super) fn new(
         id: ExchangeId,
         token: Token,
-        request: Request,
+        mut request: Request,
         purpose: Purpose,
         block: BlockSize,
     ) -> Self {
-        let upload = (request.payload.len() > block.bytes()).then_some(Upload {
+        let body = Bytes::from(std::mem::take(&mut request.payload));
+        let upload = (body.len() > block.bytes()).then_some(Upload {
             offset: 0,
             size: block,
             restarted: false,
@@ -121,11 +130,39 @@ impl Exchange {
             id,
             token,
             request,
+            body,
             purpose,
             phase: Phase::Queued,
             upload,
             download: None,
         }
+    }
+
+    /// The same with a body that others hold, too, sent from a block on that is not the first.
+    pub(super) fn with_body(mut self, body: Bytes, from: Position) -> Self {
+        let size = BlockSize::at_most(from.block_size.into());
+        let goes_on = from.offset > 0 && from.offset < body.len();
+        let offset = if goes_on && Block::at(from.offset, true, size).is_some() {
+            from.offset
+        } else {
+            0
+        };
+        self.upload = (offset > 0 || body.len() > size.bytes()).then_some(Upload {
+            offset,
+            size,
+            restarted: false,
+        });
+        self.body = body;
+        self
+    }
+
+    /// How far the body has come; `None` when it goes in one message.
+    pub(super) fn position(&self) -> Option<Position> {
+        let upload = self.upload.as_ref()?;
+        Some(Position {
+            offset: upload.offset,
+            block_size: upload.size.bytes() as u16,
+        })
     }
 
     /// Whether nothing was sent yet.
@@ -148,7 +185,7 @@ impl Exchange {
             options: Options::of_request(&self.request),
             payload: Vec::new(),
         };
-        let body = &self.request.payload;
+        let body = &self.body;
         if let Some(download) = &self.download {
             let offset = download.response.payload.len();
             message.options.block2 = Block::at(offset, false, download.size);
@@ -156,7 +193,7 @@ impl Exchange {
             message.options.observe = None;
             // A FETCH of one message repeats its body, for peers that keep nothing between blocks.
             if self.request.method == Code::FETCH && self.upload.is_none() {
-                message.payload.clone_from(body);
+                message.payload = body.to_vec();
             } else {
                 message.options.content_format = None;
             }
@@ -170,7 +207,7 @@ impl Exchange {
                 }
             }
         } else {
-            message.payload.clone_from(body);
+            message.payload = body.to_vec();
         }
         message
     }
@@ -189,7 +226,7 @@ impl Exchange {
     fn advance_upload(&mut self, response: &Message) -> Option<Step> {
         const FAILED: Step = Step::Done(Err(Failure::Blockwise));
         let echoed = response.options.block1;
-        let body = self.request.payload.len();
+        let body = self.body.len();
         if response.code == Code::REQUEST_ENTITY_TOO_LARGE {
             // A hint to try again with smaller blocks (RFC 7959 §2.9.3).
             let size = echoed?.size;

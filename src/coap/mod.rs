@@ -28,7 +28,7 @@ pub mod types;
 
 pub use endpoint::{
     Cancel, Counters, Endpoint, Event, ExchangeId, Failure, IncomingId, Limits, ObservationId,
-    Output, Overload, Parameters, Receipt,
+    Output, Overload, Parameters, Position, Receipt,
 };
 pub use standing::Standing;
 pub use types::{Code, Observe, Peer, Request, Response, Token};

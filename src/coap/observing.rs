@@ -90,7 +90,7 @@ impl Endpoint {
         let observation = Observation::new(
             exchange.id,
             exchange.token,
-            pack(&exchange.request),
+            pack(exchange),
             first.options.observe.unwrap_or(0),
             self.now,
         );
@@ -360,14 +360,15 @@ impl Endpoint {
 }
 
 /// A request in its smallest form.
-fn pack(request: &Request) -> Box<[u8]> {
+fn pack(exchange: &Exchange) -> Box<[u8]> {
+    let request = &exchange.request;
     Message {
         kind: Kind::Confirmable,
         code: request.method,
         id: 0,
         token: Token::default(),
         options: Options::of_request(request),
-        payload: request.payload.clone(),
+        payload: exchange.body.to_vec(),
     }
     .encode()
     .into()

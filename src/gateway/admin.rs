@@ -50,7 +50,7 @@ impl AdminError {
         }
     }
 
-    fn parse(detail: String) -> Self {
+    pub(super) fn parse(detail: String) -> Self {
         Self::new("parse", detail)
     }
 
@@ -62,7 +62,8 @@ impl AdminError {
 /// Whether a verb changes nothing; `None` when there is no such verb.
 fn is_reading(verb: &str) -> Option<bool> {
     Some(match verb {
-        "device/list" | "device/show" | "status" => true,
+        "device/list" | "device/show" | "status" | "firmware/status" | "firmware/list" => true,
+        "firmware/start" | "firmware/cancel" => false,
         "device/add" | "device/remove" | "device/approve" | "device/bootstrap" | "permit_join" => {
             false
         }
@@ -162,6 +163,10 @@ impl Gateway {
                 Ok(to_json(&self.seen(approved)))
             }
             "permit_join" => self.permit_join(now, object),
+            "firmware/start" => self.start_update(now, object),
+            "firmware/cancel" => self.cancel_update(now, object),
+            "firmware/status" => self.update_status(object),
+            "firmware/list" => self.image_list(object),
             "device/bootstrap" => {
                 let name = Arguments::new(object, &["name"])?.required("name")?;
                 self.start_bootstrap(now, name)

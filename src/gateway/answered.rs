@@ -266,7 +266,9 @@ impl Gateway {
                 self.answered
                     .insert((key.endpoint, key.id), at, kept.payload);
             }
-            Kind::Update => {}
+            Kind::Update => self
+                .restore_update(now, &key.endpoint, &body)
+                .map_err(|_| UNREADABLE)?,
         }
         Ok(())
     }

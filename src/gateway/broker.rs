@@ -258,9 +258,10 @@ impl Gateway {
         }
     }
 
-    pub(super) fn on_stop(&mut self) {
+    pub(super) fn on_stop(&mut self, now: Now) {
         self.stopping = true;
         self.keep_all();
+        self.keep_updates(now);
         self.publish(self.bridge_state("offline"));
     }
 
@@ -345,7 +346,10 @@ impl Gateway {
                     batch.extend(self.availability_of(now, id));
                     batch.extend(self.pending_of(id));
                 }
-                Pass::Birth => batch.extend(self.birth_of(id)),
+                Pass::Birth => {
+                    batch.extend(self.birth_of(id));
+                    batch.extend(self.update_message(id));
+                }
                 Pass::Values => {
                     if let Some(tracked) = device.signals.get(refill.signal) {
                         refill.signal += 1;

@@ -262,6 +262,22 @@ pub enum Event {
         /// Its name in topics.
         device: String,
     },
+    /// A device has the firmware or software that it was to have.
+    UpdateDone {
+        /// Its name in topics.
+        device: String,
+        /// The image.
+        file: String,
+    },
+    /// An update came to nothing.
+    UpdateFailed {
+        /// Its name in topics.
+        device: String,
+        /// The image.
+        file: String,
+        /// Why.
+        detail: String,
+    },
     /// Somebody opened the join window.
     JoinWindowOpened {
         /// For how long, in seconds.
@@ -346,6 +362,7 @@ impl Event {
             | Self::DeviceDeregistered { .. }
             | Self::DeviceJoined { .. }
             | Self::DeviceRemoved { .. }
+            | Self::UpdateDone { .. }
             | Self::JoinWindowClosed
             | Self::BrokerConnected { .. }
             | Self::BootstrapStarted { .. }
@@ -458,6 +475,8 @@ impl Event {
             Self::DeviceJoined { endpoint } => write!(f, "{}: approved through the join window", endpoint.escape_debug()),
             Self::DeviceBlocked { device } => write!(f, "{device}: its credential or approval is not valid any more; its registration has ended"),
             Self::DeviceRemoved { device } => write!(f, "{device}: removed"),
+            Self::UpdateDone { device, file } => write!(f, "{device}: updated to {file}"),
+            Self::UpdateFailed { device, file, detail } => write!(f, "{device}: update to {file} failed: {detail}"),
             Self::JoinWindowOpened { seconds } => write!(f, "the join window is open for {seconds} s: unknown devices that come are approved for good"),
             Self::JoinWindowClosed => f.write_str("the join window is closed"),
             Self::BrokerDisconnected { detail } => write!(f, "no broker: {detail}"),

@@ -13,6 +13,7 @@ mod command;
 pub mod device;
 mod downlink;
 mod event;
+pub mod firmware;
 pub mod json;
 mod keeping;
 mod live;
@@ -43,6 +44,8 @@ use crate::gateway::broker::Broker;
 use crate::gateway::command::{Command, CommandId};
 use crate::gateway::device::Device;
 use crate::gateway::event::Complaints;
+use crate::gateway::firmware::Firmware;
+use crate::gateway::firmware::image::Digest;
 use crate::gateway::keeping::Keeping;
 use crate::gateway::live::Live;
 use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
@@ -83,6 +86,8 @@ pub struct Settings {
     pub admin: AdminAccess,
     /// Whether the shell keeps what [`Output::Store`] says.
     pub has_store: bool,
+    /// How updates of devices are done.
+    pub firmware: firmware::Settings,
 }
 
 /// Caps on what devices and MQTT clients can make grow.
@@ -192,6 +197,20 @@ pub enum Input<'a> {
         /// Why, for a person.
         why: String,
     },
+    /// The content of an image, or why there is none: the answer to [`Output::LoadImage`].
+    Image {
+        /// Which.
+        digest: Digest,
+        /// The content.
+        content: Result<bytes::Bytes, String>,
+    },
+    /// A device has fetched so much of what an [`Output::Serve`] is about.
+    Fetched {
+        /// Which.
+        device: DeviceId,
+        /// Bytes from the beginning.
+        bytes: u64,
+    },
     /// The agent stops: say so on MQTT.
     Stop,
 }
@@ -220,6 +239,19 @@ pub enum Output {
     },
     /// Something for the log.
     Event(Event),
+    /// Load an image, and give it back as [`Input::Image`].
+    LoadImage(Digest),
+    /// Serve an image by HTTP at `/fw/TOKEN`, and tell of it by [`Input::Fetched`].
+    Serve {
+        /// What only the device knows.
+        token: Arc<str>,
+        /// Which image.
+        digest: Digest,
+        /// Who fetches it.
+        device: DeviceId,
+    },
+    /// Serve it no more.
+    Unserve(Arc<str>),
     /// A step of a handshake that takes milliseconds: run it on a thread of its own, and give it
     /// back as [`Input::Worked`].
     Work(Work),
@@ -303,6 +335,7 @@ pub struct Gateway {
     started: Now,
     outputs: VecDeque<Output>,
     stopping: bool,
+    firmware: Firmware,
 }
 
 /// Why an operation was begun.
@@ -316,6 +349,8 @@ enum Purpose {
     Confirm,
     /// To make the device bootstrap.
     Bootstrap,
+    /// To update it.
+    Update,
 }
 
 impl Gateway {
@@ -369,6 +404,7 @@ impl Gateway {
             stopping: false,
             topics,
             settings,
+            firmware: Firmware::new(&mut rng),
         };
         gateway.announce();
         gateway
@@ -390,7 +426,9 @@ impl Gateway {
             Input::Admin { id, request } => self.on_admin(now, id, request),
             Input::AdminLeft(id) => self.on_admin_left(now, id),
             Input::Unstored { change, why } => self.server.unstored(now, &change, &why),
-            Input::Stop => self.on_stop(),
+            Input::Image { digest, content } => self.on_image(now, digest, content),
+            Input::Fetched { device, bytes } => self.on_fetched(now, device, bytes),
+            Input::Stop => self.on_stop(now),
         }
         self.pump(now);
         self.report_refusals();
@@ -475,6 +513,7 @@ impl Gateway {
         self.publish_due_births(now);
         self.expire_commands(now);
         self.tend_broker(now);
+        self.tend_updates(now);
         self.tend_kept(now);
         self.pump(now);
     }
@@ -490,6 +529,7 @@ impl Gateway {
             commands,
             self.broker_timeout(),
             self.keeping_timeout(),
+            self.firmware.next_timeout(),
         ]
         .into_iter()
         .flatten()

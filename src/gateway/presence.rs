@@ -113,6 +113,7 @@ impl Gateway {
         self.give_up_doubtful(now, id);
         self.continue_setup(now, id);
         self.continue_commands(now, id);
+        self.on_update_contact(now, id, true);
     }
 
     /// Where a peer is, for a person.
@@ -169,6 +170,7 @@ impl Gateway {
         }
         self.on_wake(now, id);
         self.continue_commands(now, id);
+        self.on_update_contact(now, id, false);
     }
 
     /// An operation of ours changed what the device has registered.
@@ -236,6 +238,7 @@ impl Gateway {
         self.forget_kept(id);
         self.publish(Publish::deletion(self.topics.device(&name, "availability")));
         self.publish(Publish::deletion(self.topics.birth(&name)));
+        self.forget_update(now, id);
         for tracked in signals {
             if let Destination::Signal(signal) = tracked.destination
                 && signal.retain
@@ -271,6 +274,7 @@ impl Gateway {
         } else if now.instant.since(published) >= interval {
             self.publish_availability(now, id);
         }
+        self.on_update_contact(now, id, false);
     }
 
     /// A device is not heard of: it sleeps, or it should have come by now. One that does not answer

@@ -214,6 +214,7 @@ impl Gateway {
             Some(Purpose::Setup) => self.finish_setup(now, operation, id, asked, result),
             // That it answered is all that was to be known.
             Some(Purpose::Confirm) => {}
+            Some(Purpose::Update) => self.finish_update_step(now, operation, id, result),
             Some(Purpose::Bootstrap) => self.on_bootstrap_asked(now, id, result),
             None => {}
         }

@@ -107,6 +107,19 @@ impl Gateway {
                 },
             ),
             server::Event::Moved { device, from } => self.on_moved(now, device, from),
+            server::Event::UploadProgress {
+                operation,
+                device,
+                position,
+            } => self.on_upload_progress(now, operation, device, position),
+            server::Event::UploadEnded {
+                operation,
+                device,
+                result,
+            } => self.on_upload_ended(now, operation, device, result),
+            server::Event::Fetched { device, bytes } => {
+                self.on_fetched(now, device, bytes as u64);
+            }
             server::Event::Bootstrap {
                 peer,
                 endpoint,
@@ -129,6 +142,7 @@ impl Gateway {
             } => {
                 self.on_observation_heard(now, device, &target);
                 self.on_contact(now, device, Reason::Notify);
+                self.on_update_values(now, device, &records);
                 self.take_values(
                     Arrival {
                         now,

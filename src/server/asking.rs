@@ -179,6 +179,9 @@ impl Server {
         let Some(result) = self.on_bootstrap_response(now, exchange, result) else {
             return;
         };
+        let Some(result) = self.on_upload_response(exchange, result) else {
+            return;
+        };
         // Exchanges of a registration that ended are not in the books any more.
         let Some(mut running) = self.running.remove(&exchange) else {
             return;

@@ -57,6 +57,8 @@ pub struct Registration {
     pub(super) observations: Vec<(Target, ObservationId)>,
     pub(super) wake: Wake,
     pub(super) running: Option<ExchangeId>,
+    /// A long body on its way, beside the operations.
+    pub(super) upload: Option<ExchangeId>,
     pub(super) queue: VecDeque<Queued>,
 }
 

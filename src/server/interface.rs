@@ -18,6 +18,9 @@ impl Server {
             return self.on_bootstrap_request(now, peer, incoming, request);
         }
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+        if let [transfer::FILES_PATH, token] = path[..] {
+            return self.on_fetch(now, peer, incoming, request.method, token);
+        }
         let response = match (request.method, path.as_slice()) {
             (Code::POST, [REGISTRATION_PATH]) => self.on_register(now, peer, request),
             (Code::POST, [REGISTRATION_PATH, location]) => {
@@ -101,6 +104,7 @@ impl Server {
             wake: Wake::new(now, self.settings.awake_window),
             observations: Vec::new(),
             running: None,
+            upload: None,
             queue: VecDeque::new(),
         };
         if let Some(identity) = &registration.identity {
@@ -349,6 +353,7 @@ impl Server {
         }
         self.keep_end(device);
         self.forget_all(now, registration.observations);
+        self.end_upload(device, registration.upload);
         let running = registration.running.and_then(|exchange| {
             self.endpoint.abandon(exchange);
             self.running.remove(&exchange)

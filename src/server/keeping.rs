@@ -185,6 +185,7 @@ impl Server {
             wake: Wake::restored(now, heard, self.settings.awake_window),
             observations: Vec::new(),
             running: None,
+            upload: None,
             queue: VecDeque::new(),
         };
         let grace = self.settings.lifetime_grace;

@@ -19,6 +19,7 @@ mod send;
 mod single;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod transport;
 mod wake;
 
@@ -30,8 +31,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::coap::{
-    self, Cancel, Code, Endpoint, ExchangeId, Failure, IncomingId, ObservationId, Peer, Request,
-    Response,
+    self, Cancel, Code, Endpoint, ExchangeId, Failure, IncomingId, ObservationId, Peer, Position,
+    Request, Response,
 };
 use crate::dtls::{self, Mux, PeerIdentity, SessionId};
 use crate::kept::Change;
@@ -56,6 +57,7 @@ pub use formats::{Composite, Formats};
 pub use operation::Operation;
 pub use registration::{Refusal, Terms};
 pub use send::Receipt;
+pub use transfer::Offer;
 pub use transport::Listener;
 
 /// The first segment of every location.
@@ -276,6 +278,32 @@ pub enum Event {
         /// Its code; 4.04 says that the node is gone.
         code: Code,
     },
+    /// The device has so much of a body that is sent by [`Server::upload`]; it may be less than
+    /// before, when the device has lost what it had.
+    UploadProgress {
+        /// Which.
+        operation: OperationId,
+        /// At which device.
+        device: DeviceId,
+        /// Where the next block begins.
+        position: Position,
+    },
+    /// A [`Server::upload`] ended; exactly once each.
+    UploadEnded {
+        /// Which.
+        operation: OperationId,
+        /// At which device.
+        device: DeviceId,
+        /// How.
+        result: Result<(), OperationError>,
+    },
+    /// A device fetched a part of what is offered by [`Server::offer`].
+    Fetched {
+        /// Which device.
+        device: DeviceId,
+        /// The bytes from the beginning to the end of that part.
+        bytes: usize,
+    },
     /// Something about a bootstrap.
     Bootstrap {
         /// With whom.
@@ -338,6 +366,7 @@ pub struct Server {
     woken: Vec<DeviceId>,
     running: KeyedMap<ExchangeId, Running>,
     observations: KeyedMap<ObservationId, (DeviceId, Target)>,
+    transfers: transfer::Transfers,
     bootstrap: bootstrap::Bootstrap,
     profile_ids: ProfileIds,
     /// When each device is to be looked at next: see [`Server::watch`].
@@ -389,6 +418,7 @@ impl Server {
             woken: Vec::new(),
             running: keyed::map(&mut rng),
             observations: keyed::map(&mut rng),
+            transfers: transfer::Transfers::new(&mut rng),
             deadlines: BTreeSet::new(),
             book,
             operations: 0,
@@ -564,6 +594,9 @@ impl Server {
             } => {
                 let order = Order { ended, overtaken };
                 self.on_notification(now, observation, &response, order, receipt);
+            }
+            coap::Event::Progress { exchange, position } => {
+                self.on_upload_progress(exchange, position);
             }
             // The server offers nothing to observe.
             coap::Event::ObserverGone { .. } => {}

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use lwm2mqtt::client::simulated::{Profile, Simulated};
 use lwm2mqtt::client::{self, Account, Client, Config, Formats, Retry};
 use lwm2mqtt::coap::{self, Code, Endpoint, IncomingId, Observe, Peer, Request, Response, Token};
+use lwm2mqtt::gateway::firmware::{self, image::Digest};
 use lwm2mqtt::gateway::outbox::{Session, Ticket};
 use lwm2mqtt::gateway::publish::{Publish, Qos};
 use lwm2mqtt::gateway::{
@@ -22,9 +24,12 @@ use lwm2mqtt::server::bootstrap::Profiles;
 use lwm2mqtt::server::credentials::{Change, Policy};
 use lwm2mqtt::server::{self, Join, Listener, Purpose};
 use lwm2mqtt::time::{Instant, Now, UnixTime};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
 use serde_json::Value as Json;
 
 use crate::road::Road;
+use crate::updater::Updater;
 
 /// When a run begins: 2026-11-22T15:19:20Z, a second after the clock's origin.
 const START: Now = Now {
@@ -67,6 +72,12 @@ pub struct Rig {
     away: bool,
     /// Datagrams that the gateway sent.
     pub sent: u32,
+    /// The images that the store holds.
+    pub images: BTreeMap<Digest, Bytes>,
+    /// Which of what is sent is lost.
+    pub loss: Option<(StdRng, f64)>,
+    /// What is served by HTTP, by token.
+    pub served: BTreeMap<String, Digest>,
     /// Steps of handshakes that were to be run elsewhere.
     pub works: u32,
     timeout: Option<Instant>,
@@ -96,6 +107,8 @@ pub struct Device {
     pub only: Option<u16>,
     /// The answers to its own requests.
     pub responses: Vec<Response>,
+    /// Its object 5, if it has one that does something.
+    pub updater: Option<Updater>,
     /// What it sends by, if not in clear.
     pub road: Option<Road>,
     /// The LwM2M client of this program, which takes the place of the script.
@@ -207,6 +220,9 @@ impl Rig {
             flush_due: None,
             away: false,
             sent: 0,
+            images: BTreeMap::new(),
+            loss: None,
+            served: BTreeMap::new(),
             works: 0,
             timeout: None,
             wire: VecDeque::new(),
@@ -238,6 +254,7 @@ impl Rig {
                 },
                 admin: AdminAccess::All,
                 has_store: true,
+                firmware: firmware::Settings::default(),
             },
             limits: Limits::default(),
             parameters: coap::Parameters::default(),
@@ -323,6 +340,7 @@ impl Rig {
             dead: false,
             only: None,
             responses: Vec::new(),
+            updater: None,
             road: None,
             client: None,
             due: None,
@@ -514,6 +532,11 @@ impl Rig {
                 let Some((_, datagram)) = self.wire.pop_front() else {
                     break;
                 };
+                if let Some((rng, share)) = &mut self.loss
+                    && rng.random_bool(*share)
+                {
+                    continue;
+                }
                 match datagram {
                     Datagram::ToGateway(route, bytes) => self.input(Input::Datagram {
                         route,
@@ -593,6 +616,18 @@ impl Rig {
                     }
                 }
                 Output::Event(event) => self.events.push(event),
+                Output::LoadImage(digest) => {
+                    let content = self.images.get(&digest).cloned();
+                    let content = content.ok_or_else(|| "it is not there".to_owned());
+                    self.gateway
+                        .handle(self.now, Input::Image { digest, content });
+                }
+                Output::Serve { token, digest, .. } => {
+                    self.served.insert(token.to_string(), digest);
+                }
+                Output::Unserve(token) => {
+                    self.served.remove(&*token);
+                }
                 Output::Work(mut work) => {
                     work.run();
                     self.works += 1;
@@ -714,10 +749,10 @@ impl Device {
 
     fn on_request(&mut self, now: Instant, incoming: IncomingId, token: Token, request: Request) {
         let path = format!("/{}", request.path.join("/"));
-        let mut response = self
-            .answers
-            .get(&(request.method, path.clone()))
-            .cloned()
+        let updated = self.updater.as_mut().and_then(|it| it.on_request(&request));
+        let scripted = || self.answers.get(&(request.method, path.clone())).cloned();
+        let mut response = updated
+            .or_else(scripted)
             .unwrap_or(Response::new(Code::NOT_FOUND));
         let is_other = |format: Option<u16>| format.is_some() && format != self.only;
         if self.only.is_some() && is_other(request.content_format) {

@@ -156,7 +156,7 @@ impl Rig {
                 }
                 self.notifications.push((response, receipt.is_some()));
             }
-            coap::Event::ObserverGone { .. } => {}
+            coap::Event::ObserverGone { .. } | coap::Event::Progress { .. } => {}
         }
     }
 
@@ -514,7 +514,7 @@ fn what_the_interface_does_not_allow_gets_the_code_that_says_so() {
     for (method, path, code) in [
         (Code::GET, "/0", Code::UNAUTHORIZED),
         (Code::GET, "/21/0/0", Code::UNAUTHORIZED),
-        (Code::GET, "/5", Code::NOT_FOUND),
+        (Code::GET, "/6", Code::NOT_FOUND),
         (Code::GET, "/3/0/4", Code::METHOD_NOT_ALLOWED),
         (Code::PUT, "/3/0/9", Code::METHOD_NOT_ALLOWED),
         (Code::POST, "/3/0/9", Code::METHOD_NOT_ALLOWED),

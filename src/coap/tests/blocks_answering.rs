@@ -343,3 +343,42 @@ fn a_request_in_blocks_may_be_answered_in_blocks() {
     alone.receive(&next);
     assert_eq!(alone.sent().unwrap().payload, body(1500)[1024..]);
 }
+
+#[test]
+fn a_shared_body_is_served_block_by_block_and_nothing_of_it_is_kept() {
+    let mut alone = Alone::new();
+    let whole = bytes::Bytes::from(body(1100));
+    let mut got = Vec::new();
+    for number in 0..3 {
+        let mut get = get(20 + number);
+        get.options.block2 = block(number.into(), false, 512);
+        // A repetition is as good as the first, and asks the layer above again.
+        for repeated in [false, true] {
+            alone.receive(&get);
+            let (id, _) = incoming(&mut alone);
+            let response = Response::new(Code::CONTENT);
+            let so_far = alone
+                .endpoint
+                .respond_with(alone.now, id, &response, &whole, 7);
+            let sent = alone.sent().unwrap();
+            assert_eq!(sent.options.block2, block(number.into(), number < 2, 512));
+            assert_eq!(sent.options.etag, Tag::new(&7u64.to_be_bytes()));
+            assert_eq!(sent.options.size2, (number == 0).then_some(1100));
+            if !repeated {
+                got.extend_from_slice(&sent.payload);
+            }
+            assert_eq!(so_far, Some(got.len()));
+        }
+    }
+    assert_eq!(got, whole);
+    assert_eq!(alone.endpoint.budget.used(), (0, 0));
+    let mut beyond = get(30);
+    beyond.options.block2 = block(3, false, 512);
+    alone.receive(&beyond);
+    let (id, _) = incoming(&mut alone);
+    let response = Response::new(Code::CONTENT);
+    let so_far = alone
+        .endpoint
+        .respond_with(alone.now, id, &response, &whole, 7);
+    assert_eq!((so_far, code(&mut alone)), (None, Code::BAD_REQUEST));
+}

@@ -6,7 +6,9 @@ use super::{block, body};
 use crate::coap::message::{Kind, Message};
 use crate::coap::option::Tag;
 use crate::coap::rig::{Alone, limits, message, peer};
-use crate::coap::{Code, Event, ExchangeId, Failure, Limits, Parameters, Request, Response};
+use crate::coap::{
+    Code, Event, ExchangeId, Failure, Limits, Parameters, Position, Request, Response,
+};
 
 fn request(alone: &mut Alone, method: Code, payload: Vec<u8>) -> (ExchangeId, Message) {
     let mut request = Request::new(method, ["5", "0", "0"]);
@@ -392,4 +394,77 @@ fn a_fetch_of_one_message_repeats_its_body_for_each_block() {
     assert_eq!(next.options.content_format, Some(42));
     alone.receive(&piece(&next, &whole, 1, 1024, b""));
     assert_eq!(result(&mut alone, id).unwrap().payload, whole);
+}
+
+/// Answers a block with 2.31.
+fn go_on(alone: &mut Alone, sent: &Message) {
+    let mut reply = answer(sent, Code::CONTINUE);
+    reply.options.block1 = sent.options.block1;
+    alone.receive(&reply);
+}
+
+fn progress(alone: &mut Alone) -> usize {
+    match alone.event() {
+        Some(Event::Progress { position, .. }) => position.offset,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_upload_goes_on_where_an_earlier_one_came_to_and_begins_anew_after_4_08() {
+    let mut alone = Alone::new();
+    let whole = bytes::Bytes::from(body(2500));
+    let from = Position {
+        offset: 1024,
+        block_size: 512,
+    };
+    let request = Request::new(Code::PUT, ["5", "0", "0"]);
+    let id = alone
+        .endpoint
+        .upload(alone.now, peer(1), request, whole.clone(), from)
+        .unwrap();
+    let sent = alone.sent().unwrap();
+    assert_eq!(sent.options.block1, block(2, true, 512));
+    assert_eq!(sent.payload, whole[1024..1536]);
+    go_on(&mut alone, &sent);
+    assert_eq!(progress(&mut alone), 1536);
+    let sent = alone.sent().unwrap();
+    assert_eq!(sent.options.block1, block(3, true, 512));
+    alone.receive(&answer(&sent, Code::REQUEST_ENTITY_INCOMPLETE));
+    assert_eq!(progress(&mut alone), 0);
+    let mut sent = alone.sent().unwrap();
+    assert_eq!(sent.options.block1, block(0, true, 512));
+    assert_eq!(sent.options.size1, Some(2500));
+    for offset in [512, 1024, 1536, 2048] {
+        go_on(&mut alone, &sent);
+        assert_eq!(progress(&mut alone), offset);
+        sent = alone.sent().unwrap();
+    }
+    assert_eq!(sent.options.block1, block(4, false, 512));
+    alone.receive(&answer(&sent, Code::CHANGED));
+    assert_eq!(result(&mut alone, id).unwrap().code, Code::CHANGED);
+}
+
+#[test]
+fn between_two_blocks_of_an_upload_another_request_has_its_turn() {
+    let mut alone = Alone::new();
+    let whole = bytes::Bytes::from(body(2500));
+    let put = Request::new(Code::PUT, ["5", "0", "0"]);
+    alone
+        .endpoint
+        .upload(alone.now, peer(1), put, whole, Position::START)
+        .unwrap();
+    let sent = alone.sent().unwrap();
+    let read = Request::new(Code::GET, ["3", "0"]);
+    alone.endpoint.request(alone.now, peer(1), read).unwrap();
+    assert!(alone.sent().is_none());
+    go_on(&mut alone, &sent);
+    assert_eq!(progress(&mut alone), 1024);
+    let read = alone.sent().unwrap();
+    assert_eq!(read.code, Code::GET);
+    assert!(alone.sent().is_none());
+    alone.receive(&answer(&read, Code::CONTENT));
+    assert!(matches!(alone.event(), Some(Event::Response { .. })));
+    let sent = alone.sent().unwrap();
+    assert_eq!(sent.options.block1, block(1, true, 1024));
 }

@@ -177,7 +177,7 @@ fn riot(seed: u8) {
                     incoming.push(id);
                     observers.push((peer, token));
                 }
-                Output::Event(Event::ObserverGone { .. }) => {}
+                Output::Event(Event::ObserverGone { .. } | Event::Progress { .. }) => {}
             }
         }
         let (transfers, bytes) = endpoint.budget.used();

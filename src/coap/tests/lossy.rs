@@ -270,6 +270,7 @@ fn observe(seed: u8, changes: usize, most: usize) {
                     receipts.insert(at, receipt);
                 }
             }
+            Event::Progress { .. } => panic!("nobody uploads"),
             Event::ObserverGone { token, .. } => {
                 // A device would register again, and be observed again.
                 if observer.take_if(|observer| *observer == token).is_some() {

@@ -100,6 +100,15 @@ fn every_kind(text: &str) -> Vec<Event> {
         Event::DeviceJoined { endpoint: text() },
         Event::DeviceBlocked { device: text() },
         Event::DeviceRemoved { device: text() },
+        Event::UpdateDone {
+            device: text(),
+            file: text(),
+        },
+        Event::UpdateFailed {
+            device: text(),
+            file: text(),
+            detail: text(),
+        },
         Event::JoinWindowOpened { seconds: 1 },
         Event::JoinWindowClosed,
         Event::BootstrapStarted {
@@ -160,6 +169,8 @@ const fn is_in_the_list(event: &Event) {
         | Event::DeviceJoined { .. }
         | Event::DeviceBlocked { .. }
         | Event::DeviceRemoved { .. }
+        | Event::UpdateDone { .. }
+        | Event::UpdateFailed { .. }
         | Event::JoinWindowOpened { .. }
         | Event::JoinWindowClosed
         | Event::BootstrapStarted { .. }
