@@ -9,23 +9,13 @@ use serde_json::{Map, Value as Json};
 use crate::gateway::reply::{CommandError, ErrorKind};
 use crate::gateway::understand::Ask;
 use crate::lwm2m::{Arguments, Path, Target};
+use crate::mapping::QueueKind;
 use crate::server::{DeviceId, Operation, OperationId};
 use crate::time::Now;
 
 /// A command, in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId(pub u64);
-
-/// How a command waits for its device (MQTT contract §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueKind {
-    /// Until a newer one writes what it writes.
-    Latest,
-    /// In its turn.
-    Fifo,
-    /// Not at all: it fails when the device cannot be reached now.
-    None,
-}
 
 /// A request that is being carried out.
 #[derive(Debug)]

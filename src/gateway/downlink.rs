@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use crate::gateway::command::{Asker, Body, Command, CommandId, QueueKind};
+use crate::gateway::command::{Asker, Body, Command, CommandId};
 use crate::gateway::json::{Source, to_json};
 use crate::gateway::publish::{Message, Properties, Publish};
 use crate::gateway::queue::{DEFAULT_TTL, away_error, doubt, wanted};
@@ -15,6 +15,7 @@ use crate::gateway::understand::holds_keys;
 use crate::gateway::uplink::Arrival;
 use crate::gateway::{Event, Gateway, Purpose};
 use crate::lwm2m::Target;
+use crate::mapping::{QueueKind, Waits};
 use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
 use crate::time::Now;
 
@@ -222,18 +223,28 @@ impl Gateway {
         Ok(())
     }
 
-    /// How a request waits, and how long, if it does not say so itself: a write gives way to a newer
-    /// one of the same resource, everything else keeps its turn.
+    /// How a request waits, and how long, if it does not say so itself: as the mapping says; else a
+    /// write gives way to a newer one of the same resource, and everything else keeps its turn.
     pub(super) fn rules(
         &self,
-        _device: DeviceId,
+        device: DeviceId,
         verb: Verb<'_>,
     ) -> (QueueKind, std::time::Duration) {
-        let queue = match verb {
-            Verb::Set(_) => QueueKind::Latest,
-            _ => QueueKind::Fifo,
+        let profile = self.device(device).map(|device| &device.profile);
+        let (usual, waits) = match verb {
+            Verb::Set(None) => (QueueKind::Latest, None),
+            Verb::Set(Some((instance, name))) => {
+                let signal = self.signal(device, instance, name).ok();
+                let waits = profile
+                    .zip(signal)
+                    .map(|(it, signal)| it.write_waits(&signal.path));
+                (QueueKind::Latest, waits)
+            }
+            Verb::Do(command) => (QueueKind::Fifo, profile.map(|it| it.command_waits(command))),
+            _ => (QueueKind::Fifo, None),
         };
-        (queue, DEFAULT_TTL)
+        let Waits { queue, ttl } = waits.unwrap_or_default();
+        (queue.unwrap_or(usual), ttl.unwrap_or(DEFAULT_TTL))
     }
 
     /// Whether another command may wait, `leaving` of the same device making room.

@@ -164,6 +164,7 @@ impl Gateway {
             "" => profile.device_name(&facts),
             name => name.to_owned(),
         };
+        self.server.set_awake_window(id, profile.reachable_for());
         let name = self.claim_name(&wanted, &kept.endpoint, id);
         let mut device = Device::new(name, profile.clone(), now.unix);
         device.about = descriptor.about;

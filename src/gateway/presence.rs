@@ -91,6 +91,8 @@ impl Gateway {
             return;
         };
         device.removed = false;
+        self.server
+            .set_awake_window(id, device.profile.reachable_for());
         device.problems.extend(problems);
         device.setup = setup;
         device.watches = watches;

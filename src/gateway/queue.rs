@@ -10,11 +10,12 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::gateway::Gateway;
-use crate::gateway::command::{Body, Command, CommandId, QueueKind};
+use crate::gateway::command::{Body, Command, CommandId};
 use crate::gateway::device::State;
 use crate::gateway::publish::{Publish, Qos};
 use crate::gateway::reply::{CommandError, ErrorKind, Reply, Status, Why};
 use crate::gateway::topics::Verb;
+use crate::mapping::QueueKind;
 use crate::server::{DeviceId, Operation, OperationError};
 use crate::time::Now;
 

@@ -21,7 +21,8 @@ pub use compile::{Compiled, RESERVED};
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
 pub use profile::{
-    Destination, Format, History, Kind, OnOffline, Profile, Signal, StaleAfter, Strategy, Unmapped,
+    Destination, Format, History, Kind, OnOffline, Profile, QueueKind, Signal, StaleAfter,
+    Strategy, Unmapped, Waits,
 };
 pub use template::{Field, Template, TemplateError, endpoint_tail};
 pub use transform::{Transform, TransformError};

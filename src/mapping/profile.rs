@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::DeviceFacts;
 use super::pattern::PathPattern;
@@ -168,6 +169,33 @@ pub struct History {
     pub format: Format,
 }
 
+/// How a command waits for its device (MQTT contract §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// Until a newer one writes what it writes.
+    Latest,
+    /// In its turn.
+    Fifo,
+    /// Not at all: it fails when the device cannot be reached now.
+    None,
+}
+
+/// What a mapping says about waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// `queue`
+    pub queue: Option<QueueKind>,
+    /// `ttl`
+    pub ttl: Option<Duration>,
+}
+
+/// A `[[command]]` of a mapping file, checked.
+#[derive(Clone, Debug)]
+pub(super) struct CommandRule {
+    pub(super) path: Path,
+    pub(super) waits: Waits,
+}
+
 /// A `[[signal]]` of a mapping file, checked.
 #[derive(Clone, Debug)]
 pub(super) struct SignalRule {
@@ -188,6 +216,8 @@ pub(super) struct SignalRule {
     pub(super) history: Option<HistoryRule>,
     pub(super) stale_after: StaleAfter,
     pub(super) on_offline: OnOffline,
+    /// How a write of it waits.
+    pub(super) waits: Waits,
 }
 
 impl SignalRule {
@@ -286,7 +316,9 @@ pub struct Profile {
     pub(super) instances: InstanceNames,
     /// The most specific first.
     pub(super) signals: Vec<SignalRule>,
-    pub(super) commands: BTreeMap<String, Path>,
+    pub(super) commands: BTreeMap<String, CommandRule>,
+    /// How long a device in queue mode listens after a message of its own.
+    pub(super) reachable_for: Option<Duration>,
 }
 
 impl Profile {
@@ -305,6 +337,7 @@ impl Profile {
             instances: InstanceNames::default(),
             signals: Vec::new(),
             commands: BTreeMap::new(),
+            reachable_for: None,
         }
     }
 
@@ -582,14 +615,32 @@ impl Profile {
 
     /// The path that a `[[command]]` executes.
     pub fn command(&self, name: &str) -> Option<Path> {
-        self.commands.get(name).copied()
+        Some(self.commands.get(name)?.path)
     }
 
     /// Every `[[command]]` with what it executes, in the order of their names.
     pub fn commands(&self) -> impl Iterator<Item = (&str, Path)> {
         self.commands
             .iter()
-            .map(|(name, path)| (name.as_str(), *path))
+            .map(|(name, command)| (name.as_str(), command.path))
+    }
+
+    /// How a `[[command]]` waits for its device.
+    pub fn command_waits(&self, name: &str) -> Waits {
+        self.commands
+            .get(name)
+            .map(|command| command.waits)
+            .unwrap_or_default()
+    }
+
+    /// How a write of a resource waits for its device.
+    pub fn write_waits(&self, path: &Path) -> Waits {
+        self.rule(path).map(|rule| rule.waits).unwrap_or_default()
+    }
+
+    /// How long a device in queue mode listens after a message of its own, if the mapping says so.
+    pub fn reachable_for(&self) -> Option<Duration> {
+        self.reachable_for
     }
 
     /// The rule that counts for a path.

@@ -539,3 +539,36 @@ fn what_was_sent_when_the_process_died_ends_once_and_an_execute_is_not_repeated(
         assert_eq!(finals.count(), 1, "{id}");
     }
 }
+
+#[test]
+fn a_mapping_says_how_long_a_device_listens_and_how_commands_wait() {
+    let mut rig = Rig::with_mapping(
+        r#"
+        [device]
+        wake = { reachable_for = "20s" }
+        [[signal]]
+        name = "dimmer"
+        path = "/3311/*/5851"
+        write = { queue = "none" }
+        [[command]]
+        name = "reboot"
+        execute = "/3/0/4"
+        ttl = "1m"
+        "#,
+    );
+    let device = rig.add_sensor();
+    register(&mut rig, device, &["lwm2m=1.1", "lt=3600", "Q"]);
+    rig.run(15 * SECOND);
+    assert_eq!(availability(&rig).0, "online");
+    rig.run(10 * SECOND);
+    assert_eq!(availability(&rig).0, "asleep");
+    rig.ask(DIMMER, r#"{"value":7,"id":"a"}"#);
+    let failed = last(&rig, "a");
+    assert_eq!(
+        (&failed["status"], &failed["error"]["kind"]),
+        (&"failed".into(), &"asleep".into())
+    );
+    rig.ask("lwm2mqtt/d/dev1/do/reboot", r#"{"id":"b"}"#);
+    rig.run(70 * SECOND);
+    assert_eq!(said(&rig, "b"), ["queued", "expired"]);
+}

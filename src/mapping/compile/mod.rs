@@ -13,10 +13,11 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Plan;
 use super::pattern::parse_id;
-use super::profile::{InstanceNames, Profile, SignalRule, Strategy, Unmapped};
+use super::profile::{CommandRule, InstanceNames, Profile, SignalRule, Strategy, Unmapped};
 use super::select::Selector;
 use super::template::{Field, Template};
 use crate::diagnostic::{At, Diagnostic, Item, Reader, Source, Table};
@@ -252,7 +253,11 @@ fn read_device(mut table: Table<'_>, selector: &Selector, profile: &mut Profile)
         {
             profile.strategy = strategy;
         }
-        wake.not_built(&["reachable_for"]);
+        if let Some(item) = wake.take("reachable_for") {
+            const LEAST: Duration = Duration::from_secs(1);
+            const MOST: Duration = Duration::from_secs(86_400);
+            profile.reachable_for = item.duration(LEAST, MOST);
+        }
         wake.finish();
     }
     table.finish();
@@ -357,7 +362,11 @@ fn scope_error_instance(item: &Item<'_>) {
     );
 }
 
-fn read_command(mut table: Table<'_>, scope: Scope<'_>, commands: &mut BTreeMap<String, Path>) {
+fn read_command(
+    mut table: Table<'_>,
+    scope: Scope<'_>,
+    commands: &mut BTreeMap<String, CommandRule>,
+) {
     let name = table
         .require("name", "name the command, for instance `name = \"reboot\"`")
         .and_then(|item| {
@@ -384,12 +393,11 @@ fn read_command(mut table: Table<'_>, scope: Scope<'_>, commands: &mut BTreeMap<
         let text = item.text("/3/0/4")?;
         executable(&item, text, scope)
     });
-    table.not_built(&[
-        "params", "atomic", "queue", "ttl", "args", "confirm", "timeout", "ha",
-    ]);
+    let waits = signal::read_waits(&mut table);
+    table.not_built(&["params", "atomic", "args", "confirm", "timeout", "ha"]);
     table.finish();
     if let (Some(name), Some(path)) = (name, path) {
-        commands.insert(name, path);
+        commands.insert(name, CommandRule { path, waits });
     }
 }
 

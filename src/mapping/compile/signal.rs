@@ -9,7 +9,9 @@ use super::{Scope, Selector, check_name, topic};
 use crate::diagnostic::{Item, Table};
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::mapping::pattern::{PathPattern, PatternError};
-use crate::mapping::profile::{Format, HistoryRule, Kind, OnOffline, SignalRule, StaleAfter, Unit};
+use crate::mapping::profile::{
+    Format, HistoryRule, Kind, OnOffline, QueueKind, SignalRule, StaleAfter, Unit, Waits,
+};
 use crate::mapping::template::Template;
 
 /// What a signal has unless it says otherwise.
@@ -41,7 +43,7 @@ impl Default for Defaults<'_> {
 }
 
 /// Keys of a signal that this version knows and does not build.
-const NOT_BUILT: [&str; 5] = ["write", "deadband", "expire", "ha", "set_topic"];
+const NOT_BUILT: [&str; 4] = ["deadband", "expire", "ha", "set_topic"];
 
 const FORMATS: [(&str, Option<Format>); 4] = [
     ("json", Some(Format::Json)),
@@ -73,6 +75,7 @@ impl<'a> Defaults<'a> {
         read_stale_after(&mut table, &mut defaults.stale_after);
         read_on_offline(&mut table, &mut defaults.on_offline);
         table.belongs_elsewhere(&["telemetry"], "write it inside a `[[signal]]`");
+        table.belongs_elsewhere(&["write"], "write it inside a `[[signal]]`");
         table.not_built(&NOT_BUILT);
         table.finish();
         defaults
@@ -190,6 +193,14 @@ pub(super) fn read<'a>(
     read_stale_after(&mut table, &mut stale_after);
     let mut on_offline = defaults.on_offline;
     read_on_offline(&mut table, &mut on_offline);
+    let mut waits = Waits::default();
+    if let Some(item) = table.take("write")
+        && let Some(mut write) = item.table("write", "{ queue = \"latest\", ttl = \"24h\" }")
+    {
+        waits = read_waits(&mut write);
+        write.not_built(&["min", "max", "step", "confirm", "timeout", "expr"]);
+        write.finish();
+    }
     table.not_built(&NOT_BUILT);
     table.belongs_elsewhere(&OBSERVE_KEYS, "write it inside `observe = { … }`");
     table.belongs_elsewhere(&VALUE_KEYS, "write it inside `value = { … }`");
@@ -212,7 +223,25 @@ pub(super) fn read<'a>(
         }),
         stale_after,
         on_offline,
+        waits,
     })
+}
+
+/// `queue` and `ttl`.
+pub(super) fn read_waits(table: &mut Table<'_>) -> Waits {
+    const LEAST: Duration = Duration::from_secs(1);
+    const MOST: Duration = Duration::from_secs(366 * 86_400);
+    let queue = table.take("queue").and_then(|item| {
+        item.one_of(&[
+            ("latest", QueueKind::Latest),
+            ("fifo", QueueKind::Fifo),
+            ("none", QueueKind::None),
+        ])
+    });
+    let ttl = table
+        .take("ttl")
+        .and_then(|item| item.duration(LEAST, MOST));
+    Waits { queue, ttl }
 }
 
 fn read_pattern(item: &Item<'_>) -> Option<PathPattern> {
