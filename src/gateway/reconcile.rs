@@ -1,5 +1,7 @@
 //! Brings each device to what the plan wants of it: what it is asked once, and what is observed.
 
+use std::collections::VecDeque;
+
 use crate::coap::Code;
 use crate::gateway::device::{About, Problem, Reason, State};
 use crate::gateway::json::Source;
@@ -167,6 +169,8 @@ impl Gateway {
             return;
         }
         if device.setup.is_empty() {
+            // The steps of a whole setup are large, and most devices are never set up again.
+            device.setup = VecDeque::new();
             self.tend_device(now, id);
         }
         let Some(operation) = self

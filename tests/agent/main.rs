@@ -16,6 +16,7 @@ mod device;
 mod front;
 mod gateway;
 mod home;
+mod mappings;
 mod mqtt;
 mod operate;
 mod outage;
