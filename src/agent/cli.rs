@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use crate::agent::config::{Config, Loaded, Missing, Sources};
 use crate::agent::run::{Agent, terminated};
 use crate::agent::setup::{self, Obstacle};
-use crate::agent::{check, config, device, log, operate, simulate};
+use crate::agent::{check, config, device, firmware, log, operate, simulate};
 use crate::diagnostic::Diagnostic;
 
 /// Failure at run time.
@@ -57,6 +57,7 @@ enum Command {
     Demo(crate::agent::demo::Args),
     Simulate(Box<simulate::Args>),
     Device(device::Device),
+    Firmware(firmware::Firmware),
     Read(operate::Read),
     Write(operate::Write),
     Execute(operate::Execute),
@@ -102,6 +103,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(args) => finish(block_on(crate::agent::demo::run(args, json))),
         Command::Simulate(args) => finish(block_on(simulate::run(*args, json))),
+        Command::Firmware(args) => asked(file, |config| firmware::run(config, &args, json)),
         Command::Device(args) => asked(file, |config| device::run(config, &args, json)),
         Command::Read(args) => asked(file, |config| operate::read(config, &args, json)),
         Command::Write(args) => asked(file, |config| operate::write(config, &args, json)),

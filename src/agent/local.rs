@@ -47,7 +47,10 @@ impl Settings {
             socket: Some(config.admin.socket.clone()),
             device_files: config.devices.files.clone(),
             mappings: config.mappings.paths.clone(),
-            images: ImageLimits::default(),
+            images: ImageLimits {
+                image: config.firmware.max_image,
+                all: config.firmware.max_size,
+            },
         }
     }
 }
@@ -313,6 +316,12 @@ impl Local {
     /// The images that are there.
     pub fn image_list(&self) -> Vec<Image> {
         self.images.as_ref().map_or_else(Vec::new, Images::list)
+    }
+
+    /// Where the file of an image is.
+    pub fn image_path(&self, digest: Digest) -> Option<PathBuf> {
+        let images = self.images.as_ref()?;
+        images.path(digest).map(Path::to_owned)
     }
 
     /// Loads an image for the core.

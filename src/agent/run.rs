@@ -11,9 +11,11 @@ use tracing::{info, warn};
 use crate::agent::dtls::Engines;
 use crate::agent::local::{self, Local, Unstored};
 use crate::agent::mqtt::{self, Link, Subscription};
+use crate::agent::serving::{self, Serving};
 use crate::agent::socket::{DATAGRAM_MAX, Sockets};
 use crate::agent::takeover::Takeover;
 use crate::agent::worker::Worker;
+use crate::gateway::firmware::Places;
 use crate::gateway::{Event, Gateway, Input, Output, Setup, Severity};
 use crate::kept::Change;
 use crate::route::Route;
@@ -73,6 +75,8 @@ pub struct Options {
     pub mqtt: mqtt::Settings,
     /// What secures the listeners that are to be secure; `None` when none is.
     pub engines: Option<Engines>,
+    /// Where images are served to devices that fetch them.
+    pub serving: serving::Settings,
     /// Where secure sessions are left over a restart; `None` for nowhere.
     pub takeover: Option<Takeover>,
 }
@@ -100,6 +104,7 @@ pub struct Agent {
     trusted: u64,
     takeover: Option<Takeover>,
     local: Local,
+    serving: Serving,
 }
 
 impl Agent {
@@ -126,6 +131,10 @@ impl Agent {
         for listener in listeners.iter() {
             announce(listener);
         }
+        let serving = Serving::start(&options.serving)?;
+        let host = options.serving.host.as_deref();
+        setup.settings.firmware.places =
+            places(host, &options.listeners, &sockets.addresses(), &serving);
         setup.settings.has_store = local.has_store();
         if let Some(engines) = &options.engines {
             setup.engine = Some(engines.engine(&[])?);
@@ -163,6 +172,7 @@ impl Agent {
             trusted,
             takeover: options.takeover,
             local,
+            serving,
         })
     }
 
@@ -200,6 +210,11 @@ impl Agent {
                 event = self.local.event() => {
                     self.local.handle(self.clock.now(), event, &mut self.gateway);
                     self.renew_engine();
+                }
+                fetched = self.serving.fetched() => {
+                    let serving::Fetched { device, bytes } = fetched;
+                    let input = Input::Fetched { device, bytes };
+                    self.gateway.handle(self.clock.now(), input);
                 }
                 () = wake => self.on_wake(),
                 (route, length) = self.sockets.receive(&mut buffer) => {
@@ -272,7 +287,16 @@ impl Agent {
             Output::Admin { id, reply, more } => self.local.answer(id, reply, more),
             Output::Event(event) => log(&event),
             Output::LoadImage(digest) => self.local.load_image(digest),
-            Output::Serve { .. } | Output::Unserve(_) => {}
+            Output::Serve {
+                token,
+                digest,
+                device,
+            } => {
+                if let Some(path) = self.local.image_path(digest) {
+                    self.serving.serve(&token, path, digest, device);
+                }
+            }
+            Output::Unserve(token) => self.serving.unserve(&token),
             Output::Work(work) => self.worker.run(work),
             Output::Store(_) | Output::Timeout(_) => {}
         }
@@ -373,6 +397,31 @@ fn listener(listen: Listen, address: SocketAddr) -> Listener {
         uri: format!("{scheme}://{address}"),
         secure: listen.secure,
         purpose: listen.purpose,
+    }
+}
+
+/// What devices that fetch images are told of where we are.
+fn places(
+    host: Option<&str>,
+    listeners: &[Listen],
+    addresses: &[SocketAddr],
+    serving: &Serving,
+) -> Places {
+    let place = |scheme: &str, address: SocketAddr| match (host, address.ip().is_unspecified()) {
+        (Some(host), _) => Some(format!("{scheme}://{host}:{}", address.port())),
+        (None, false) => Some(format!("{scheme}://{address}")),
+        (None, true) => None,
+    };
+    let listens = |secure: bool, scheme: &str| {
+        let mut all = listeners.iter().zip(addresses);
+        all.find(|(listen, _)| listen.secure == secure && listen.purpose == Purpose::Management)
+            .and_then(|(_, address)| place(scheme, *address))
+    };
+    Places {
+        coap: listens(false, "coap"),
+        coaps: listens(true, "coaps"),
+        http: serving.http.and_then(|address| place("http", address)),
+        https: serving.https.and_then(|address| place("https", address)),
     }
 }
 

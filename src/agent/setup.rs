@@ -12,6 +12,7 @@ use crate::agent::entropy;
 use crate::agent::local;
 use crate::agent::mqtt::{self, Address};
 use crate::agent::run::{Listen, Options};
+use crate::agent::serving;
 use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
@@ -110,7 +111,10 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
                 config::AdminVerbs::All => AdminAccess::All,
             },
             has_store: false,
-            firmware: firmware::Settings::default(),
+            firmware: firmware::Settings {
+                parallel: config.firmware.parallel as usize,
+                ..firmware::Settings::default()
+            },
         },
         limits: Limits::default(),
         parameters: coap::Parameters {
@@ -131,7 +135,28 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             true => Some(Engines::of(&config.devices)?),
             false => None,
         },
+        serving: serving(config)?,
         takeover: is_secured.then(|| Takeover::new(&config.store.path)),
+    })
+}
+
+/// Where images are served.
+fn serving(config: &Config) -> anyhow::Result<serving::Settings> {
+    let certificate = || {
+        let (file, key) = (&config.devices.cert_file, &config.devices.key);
+        let (file, key) = file
+            .clone()
+            .zip(key.clone())
+            .context("[firmware] https needs cert_file and key of [devices]")?;
+        anyhow::Ok(serving::Certificate { file, key })
+    };
+    let https = config.firmware.https;
+    Ok(serving::Settings {
+        host: config.firmware.host.clone(),
+        http: config.firmware.http,
+        https: https
+            .map(|address| anyhow::Ok((address, certificate()?)))
+            .transpose()?,
     })
 }
 

@@ -13,6 +13,7 @@
 mod broker;
 mod credentials;
 mod device;
+mod firmware;
 mod front;
 mod gateway;
 mod home;

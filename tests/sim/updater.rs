@@ -1,6 +1,7 @@
 //! Object 5 of a scripted device, which takes packages and does with them what the test wants.
 
 use lwm2mqtt::coap::{Code, Request, Response};
+use serde_json::Value as Json;
 
 use crate::rig::content;
 
@@ -79,7 +80,7 @@ impl Updater {
                 changed
             }
             (Code::PUT, ["5", "0", "1"]) => {
-                let text = String::from_utf8_lossy(&request.payload).into_owned();
+                let text = text(request);
                 self.reset();
                 if !text.is_empty() {
                     self.resets -= 1;
@@ -124,4 +125,13 @@ impl Updater {
             r#"[{{"bn":"/5/0/","n":"3","v":{state}}},{{"n":"5","v":{result}}},{{"n":"9","v":{delivery}}}{protocols}]"#
         )
     }
+}
+
+/// The text in a Write, in whatever format it came.
+fn text(request: &Request) -> String {
+    if request.content_format == Some(110) {
+        let records: Json = serde_json::from_slice(&request.payload).unwrap();
+        return records[0]["vs"].as_str().unwrap().to_owned();
+    }
+    String::from_utf8(request.payload.clone()).unwrap()
 }

@@ -44,6 +44,8 @@ pub struct Config {
     pub models: Models,
     /// `[store]`
     pub store: Store,
+    /// `[firmware]`
+    pub firmware: Firmware,
     /// `[admin]`
     pub admin: Admin,
     /// `[homeassistant]`; only the prefix has a meaning.
@@ -346,6 +348,36 @@ impl Default for Store {
     fn default() -> Self {
         Self {
             path: PathBuf::from("/var/lib/lwm2mqtt"),
+        }
+    }
+}
+
+/// `[firmware]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Firmware {
+    /// Devices that are sent an image at a time.
+    pub parallel: u64,
+    /// The largest image, in bytes. It is held in memory while it is sent.
+    pub max_image: u64,
+    /// All images together, in bytes.
+    pub max_size: u64,
+    /// How devices that fetch images call this machine; the address of the listener if absent.
+    pub host: Option<String>,
+    /// Where images are served in clear; absent is off.
+    pub http: Option<SocketAddr>,
+    /// Where images are served with the certificate of `[devices]`; absent is off.
+    pub https: Option<SocketAddr>,
+}
+
+impl Default for Firmware {
+    fn default() -> Self {
+        Self {
+            parallel: 4,
+            max_image: 64 << 20,
+            max_size: 1 << 30,
+            host: None,
+            http: None,
+            https: None,
         }
     }
 }

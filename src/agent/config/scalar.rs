@@ -40,6 +40,29 @@ fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// The name or address of a host, as it stands in a URI.
+pub(super) fn host(item: &Item<'_>) -> Option<String> {
+    let text = item.text("gw.example.net")?;
+    let is_address = text.parse::<std::net::IpAddr>().is_ok();
+    let is_name = !text.is_empty()
+        && text.len() <= 128
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    if !is_address && !is_name {
+        item.error(
+            "bad-value",
+            format!("`{text}` is no host"),
+            "write a name or an address alone: \"gw.example.net\", \"192.168.1.4\", \"fd00::4\"",
+        );
+        return None;
+    }
+    Some(match text.contains(':') {
+        true => format!("[{text}]"),
+        false => text.to_owned(),
+    })
+}
+
 /// A list of addresses to listen at.
 pub(super) fn addresses(item: &Item<'_>) -> Option<Vec<SocketAddr>> {
     let texts = item.texts("127.0.0.1:5683")?;

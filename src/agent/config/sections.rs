@@ -68,6 +68,7 @@ pub(super) fn read(mut root: Table<'_>, draft: &mut Draft) {
             );
         }
     });
+    section(&mut root, "firmware", |table| firmware(table, draft));
     section(&mut root, "admin", |table| {
         let admin = &mut draft.config.admin;
         if let Some(item) = table.take("socket") {
@@ -265,6 +266,32 @@ fn devices(table: &mut Table<'_>, draft: &mut Draft) {
             &mut bootstrap.profiles,
         );
     });
+}
+
+fn firmware(table: &mut Table<'_>, draft: &mut Draft) {
+    let firmware = &mut draft.config.firmware;
+    if let Some(item) = table.take("parallel") {
+        let parallel = item.integer(1..=1000);
+        set(&mut firmware.parallel, parallel.map(|it| it as u64));
+    }
+    for (key, target) in [
+        ("max_image", &mut firmware.max_image),
+        ("max_size", &mut firmware.max_size),
+    ] {
+        if let Some(item) = table.take(key) {
+            set(target, scalar::size(&item));
+        }
+    }
+    if let Some(item) = table.take("host") {
+        firmware.host = scalar::host(&item);
+    }
+    for (key, target) in [("http", &mut firmware.http), ("https", &mut firmware.https)] {
+        if let Some(item) = table.take(key)
+            && let Some(text) = item.text("0.0.0.0:8080")
+        {
+            *target = scalar::address(&item, text);
+        }
+    }
 }
 
 /// A later layer replaces the list as a whole.

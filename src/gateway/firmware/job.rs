@@ -107,6 +107,8 @@ pub struct Job {
     pub method: Option<Method>,
     /// What the device is to fetch, if it is not to be what we serve.
     pub uri: Option<String>,
+    /// What it is served as to the device, which only the device is told.
+    pub token: Option<String>,
     /// The protocols that the device says it can fetch by, a bit a number of /5/0/8; 0 when it has
     /// not said.
     pub protocols: u8,

@@ -88,8 +88,8 @@ struct Entry {
     /// Whether it is asked although it is taken to be away.
     probes: bool,
     published: Instant,
-    /// Where the device may fetch the image.
-    token: Option<Arc<str>>,
+    /// Whether the image is served to the device.
+    serving: bool,
 }
 
 /// The content of an image.
@@ -110,7 +110,7 @@ impl Entry {
             away: 0,
             probes: false,
             published: Instant::ZERO,
-            token: None,
+            serving: false,
         }
     }
 }
@@ -380,6 +380,17 @@ impl Gateway {
         };
         entry.probes = false;
         let (target, method) = (entry.job.target, entry.job.method);
+        // After a restart the device still has the place that it was told.
+        if entry.job.stage == Stage::Sent
+            && method == Some(Method::Pull)
+            && !entry.serving
+            && self.place_of(id, endpoint).is_none()
+        {
+            return self.settle_unserved(now, endpoint);
+        }
+        let Some(entry) = self.firmware.jobs.get_mut(endpoint) else {
+            return;
+        };
         let operation = match entry.job.step {
             Step::Poll => {
                 let at = now.instant + backoff(POLL, entry.job.polls);
@@ -407,7 +418,7 @@ impl Gateway {
                 match self.place_of(id, endpoint) {
                     Some(uri) => write_text(target.package_uri(), uri),
                     // The content is being loaded, or nothing can be served.
-                    None => return self.settle_update(now, endpoint, None),
+                    None => return self.settle_unserved(now, endpoint),
                 }
             }
             Step::Send => {
@@ -424,6 +435,14 @@ impl Gateway {
             entry.running = Some(running);
         }
         self.pump(now);
+    }
+
+    /// Nothing can be served yet, or never.
+    fn settle_unserved(&mut self, now: Now, endpoint: &Arc<str>) {
+        let entry = self.firmware.jobs.get(endpoint);
+        if entry.is_some_and(|entry| entry.job.stage.is_final()) {
+            self.settle_update(now, endpoint, None);
+        }
     }
 
     fn upload(&mut self, now: Now, id: DeviceId, endpoint: &Arc<str>, body: Bytes, from: Position) {

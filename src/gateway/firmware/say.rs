@@ -24,7 +24,8 @@ pub(super) struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<Method>,
     file: &'a str,
-    sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
     size: u64,
     bytes: u64,
     percent: u64,
@@ -93,7 +94,8 @@ impl Gateway {
             object: job.target.path().to_string(),
             method: job.method,
             file: &job.image.name,
-            sha256: job.image.sha256.to_string(),
+            // Of what is fetched elsewhere, nothing is known.
+            sha256: (size > 0).then(|| job.image.sha256.to_string()),
             size,
             bytes: job.offset.min(size),
             percent: (job.offset.min(size) * 100).checked_div(size).unwrap_or(0),

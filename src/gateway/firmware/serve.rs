@@ -71,7 +71,9 @@ impl Gateway {
     pub(super) fn place_of(&mut self, id: DeviceId, endpoint: &Arc<str>) -> Option<String> {
         let entry = self.firmware.jobs.get_mut(endpoint)?;
         if let Some(uri) = &entry.job.uri {
-            return Some(uri.clone());
+            let uri = uri.clone();
+            entry.serving = true;
+            return Some(uri);
         }
         let (digest, named) = (entry.job.image.sha256, entry.job.protocols);
         let is_secure = self
@@ -118,14 +120,13 @@ impl Gateway {
             );
             return None;
         };
-        let token: Arc<str> = match &entry.token {
-            Some(token) => token.clone(),
-            None => {
-                let token: Arc<str> = format!("{:032x}", self.firmware.rng.random::<u128>()).into();
-                entry.token = Some(token.clone());
-                token
-            }
-        };
+        let rng = &mut self.firmware.rng;
+        let token: Arc<str> = entry
+            .job
+            .token
+            .get_or_insert_with(|| format!("{:032x}", rng.random::<u128>()))
+            .as_str()
+            .into();
         match protocol {
             Protocol::Coap | Protocol::Coaps => {
                 let body = self.content(digest)?;
@@ -145,6 +146,9 @@ impl Gateway {
                 });
             }
         }
+        if let Some(entry) = self.firmware.jobs.get_mut(endpoint) {
+            entry.serving = true;
+        }
         Some(format!("{place}/fw/{token}"))
     }
 
@@ -153,7 +157,8 @@ impl Gateway {
         let Some(entry) = self.firmware.jobs.get_mut(endpoint) else {
             return;
         };
-        if let Some(token) = entry.token.take() {
+        entry.serving = false;
+        if let Some(token) = entry.job.token.take().map(Arc::<str>::from) {
             self.server.withdraw_offer(&token);
             self.outputs.push_back(Output::Unserve(token));
         }

@@ -91,6 +91,7 @@ impl Gateway {
             target,
             method,
             uri: uri.map(str::to_owned),
+            token: None,
             protocols: 0,
             stage: Stage::Begun,
             told: None,
