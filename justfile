@@ -6,6 +6,10 @@ default:
 test *ARGS:
     script/test {{ARGS}}
 
+# What takes minutes: the agent killed 200 times under load.
+soak:
+    LWM2MQTT_KILLS=200 cargo test --test agent killed:: -- --nocapture
+
 # Changed datagrams into the DTLS engine under AddressSanitizer, for SECONDS (60) and with a SEED.
 fuzz-dtls *ARGS:
     script/fuzz-dtls {{ARGS}}

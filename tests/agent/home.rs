@@ -88,7 +88,6 @@ impl Home {
     }
 
     /// Changes the configuration.
-    #[cfg(feature = "dtls")]
     pub(crate) fn set(&self, before: &str, after: &str) {
         let file = self.folder.join("lwm2mqtt.toml");
         let text = fs::read_to_string(&file).unwrap();

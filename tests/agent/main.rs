@@ -17,6 +17,7 @@ mod firmware;
 mod front;
 mod gateway;
 mod home;
+mod killed;
 mod mappings;
 mod mqtt;
 mod operate;
