@@ -6,6 +6,7 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -101,12 +102,17 @@ level = "debug"
 
     /// A command of the command line on this agent; what it printed, if it went well.
     pub fn command(&self, words: &[&str]) -> Result<String> {
+        self.command_within(PATIENCE, words)
+    }
+
+    /// The same for a command that takes its time.
+    pub fn command_within(&self, limit: Duration, words: &[&str]) -> Result<String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lwm2mqtt"));
         command
             .args(words)
             .arg("--config")
             .arg(self.folder.join("lwm2mqtt.toml"));
-        let (code, output) = run(&mut command, PATIENCE)?;
+        let (code, output) = run(&mut command, limit)?;
         ensure!(code == 0, "{words:?} ended with {code}: {output}");
         Ok(output)
     }

@@ -79,13 +79,13 @@ impl Device {
     }
 }
 
-fn is(key: &'static str, wanted: impl Into<Value>) -> impl Fn(&Value) -> bool {
+pub fn is(key: &'static str, wanted: impl Into<Value>) -> impl Fn(&Value) -> bool {
     let wanted = wanted.into();
     move |payload| payload[key] == wanted
 }
 
 /// Publishes a request and waits for its one final answer on the device's `reply` topic.
-fn ask(
+pub fn ask(
     broker: &Broker,
     watch: &Watch,
     version: &str,
@@ -107,7 +107,7 @@ fn ask(
     Ok(answer)
 }
 
-fn done(answer: &Value) -> Result<()> {
+pub fn done(answer: &Value) -> Result<()> {
     ensure!(answer["status"] == "done", "not done: {answer}");
     Ok(())
 }

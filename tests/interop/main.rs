@@ -16,6 +16,10 @@
 mod agent;
 mod broker;
 mod device;
+mod firmware;
+mod nat;
+mod network;
+mod operations;
 mod outage;
 mod peers;
 mod process;
@@ -36,6 +40,7 @@ use anyhow::{Context, Result};
 
 use crate::broker::Memory;
 use crate::peers::Peer;
+use crate::process::PATIENCE;
 use crate::table::{Cell, Outcome, Table, What, Who};
 
 /// Prints one step of the case that runs.
@@ -71,6 +76,8 @@ pub(crate) enum Need {
     LeshanServer,
     NodeDtlsClient,
     Program(&'static str),
+    /// Leshan 2 in a network namespace.
+    OwnNetwork,
     /// Nothing but mosquitto, which every case needs.
     Nothing,
 }
@@ -83,6 +90,7 @@ impl Need {
             Need::LeshanServer => "leshan-2's server",
             Need::NodeDtlsClient => "node-dtls-client",
             Need::Program(name) => name,
+            Need::OwnNetwork => "leshan-2 in a network of its own",
             Need::Nothing => "nothing",
         }
     }
@@ -95,6 +103,10 @@ impl Need {
             Need::LeshanServer => peers::leshan_server().map(drop),
             Need::NodeDtlsClient => peers::node_dtls_client().map(drop),
             Need::Program(name) => peers::program(&[name]).map(drop),
+            Need::OwnNetwork => {
+                network::available()?;
+                Peer::Leshan2.command().map(drop)
+            }
             Need::Nothing => Ok(()),
         }
     }
@@ -158,6 +170,28 @@ fn cases() -> Vec<Case> {
         aiocoap,
         Box::new(|stage| device::long_value(stage, Peer::Aiocoap)),
     );
+    let leshan = Need::Device(Peer::Leshan2);
+    add(
+        "operations leshan-2".into(),
+        leshan,
+        Box::new(operations::all),
+    );
+    add(
+        "queue-mode leshan-2".into(),
+        leshan,
+        Box::new(operations::queue),
+    );
+    if network::is_inside() {
+        let name = "firmware-push leshan-2 inside";
+        add(name.into(), leshan, Box::new(firmware::push));
+    } else {
+        let name = "firmware-push leshan-2";
+        add(
+            name.into(),
+            Need::OwnNetwork,
+            Box::new(|_| firmware::outside()),
+        );
+    }
     add(
         "registration coap-client".into(),
         Need::CoapClient,

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::message::{Carrier, Said, register};
-use super::nat::Nat;
 use super::{Gateway, KEY, KEY_TEXT, WRONG_KEY};
 use crate::device::Device;
+use crate::nat::Nat;
 use crate::peers::{Peer, node_dtls_client, program};
 use crate::process::{PATIENCE, run};
 use crate::table::{What, Who};

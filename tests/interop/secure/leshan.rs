@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::clients::served;
-use super::nat::Nat;
 use super::{Gateway, KEY, Pki, text};
 use crate::agent::free_udp_port;
 use crate::device::Device;
+use crate::nat::Nat;
 use crate::peers::Peer;
 use crate::process::{PATIENCE, eventually, run};
 use crate::table::{What, Who};

@@ -3,7 +3,6 @@
 mod clients;
 mod leshan;
 mod message;
-mod nat;
 mod role;
 mod show;
 mod suites;

@@ -5,9 +5,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::message::Carrier;
-use super::nat::Nat;
 use super::{KEY, KEY_TEXT, Pki, text};
 use crate::agent::free_udp_port;
+use crate::nat::Nat;
 use crate::peers::{leshan_server, program};
 use crate::process::Process;
 use crate::table::{What, Who};

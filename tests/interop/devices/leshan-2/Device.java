@@ -7,13 +7,17 @@ import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.security.MessageDigest;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.Timer;
+import java.util.TimerTask;
 import java.util.concurrent.ConcurrentHashMap;
 
+import org.eclipse.californium.core.config.CoapConfig;
 import org.eclipse.californium.elements.config.Configuration;
 import org.eclipse.californium.scandium.config.DtlsConfig;
 import org.eclipse.californium.scandium.dtls.cipher.CipherSuite;
@@ -28,6 +32,7 @@ import org.eclipse.leshan.client.resource.BaseInstanceEnablerFactory;
 import org.eclipse.leshan.client.resource.LwM2mInstanceEnabler;
 import org.eclipse.leshan.client.resource.ObjectsInitializer;
 import org.eclipse.leshan.client.resource.SimpleInstanceEnabler;
+import org.eclipse.leshan.client.send.ManualDataSender;
 import org.eclipse.leshan.client.servers.LwM2mServer;
 import org.eclipse.leshan.core.ResponseCode;
 import org.eclipse.leshan.core.model.ObjectLoader;
@@ -36,14 +41,17 @@ import org.eclipse.leshan.core.model.ResourceModel;
 import org.eclipse.leshan.core.model.ResourceModel.Operations;
 import org.eclipse.leshan.core.model.ResourceModel.Type;
 import org.eclipse.leshan.core.model.StaticModel;
+import org.eclipse.leshan.core.node.LwM2mPath;
 import org.eclipse.leshan.core.node.LwM2mResource;
 import org.eclipse.leshan.core.request.BootstrapRequest;
+import org.eclipse.leshan.core.request.ContentFormat;
 import org.eclipse.leshan.core.request.DeregisterRequest;
 import org.eclipse.leshan.core.request.RegisterRequest;
 import org.eclipse.leshan.core.request.UpdateRequest;
 import org.eclipse.leshan.core.request.argument.Arguments;
 import org.eclipse.leshan.core.response.ExecuteResponse;
 import org.eclipse.leshan.core.response.ReadResponse;
+import org.eclipse.leshan.core.response.SendResponse;
 import org.eclipse.leshan.core.response.WriteResponse;
 import org.eclipse.leshan.core.util.Hex;
 import org.eclipse.leshan.transport.californium.client.endpoint.CaliforniumClientEndpointsProvider;
@@ -109,11 +117,64 @@ public class Device {
         }
     }
 
+    /** Object 5 with the states and results of its definition; an image is good when it is not empty. */
+    static class Firmware extends Table {
+        static final int PACKAGE = 0, UPDATE = 2, STATE = 3, RESULT = 5;
+        static final Timer later = new Timer(true);
+        String digest;
+
+        Firmware() {
+            super(5, Map.of(STATE, 0L, RESULT, 0L, 9, 1L));
+        }
+
+        @Override
+        public WriteResponse write(LwM2mServer server, boolean replace, int resource, LwM2mResource value) {
+            if (resource != PACKAGE)
+                return WriteResponse.methodNotAllowed();
+            byte[] image = (byte[]) value.getValue();
+            if (image.length == 0 || image.length == 1 && image[0] == 0) {
+                say("firmware reset");
+                set(STATE, 0L);
+                return WriteResponse.success();
+            }
+            if (!values.get(STATE).equals(0L))
+                return WriteResponse.methodNotAllowed();
+            try {
+                digest = Hex.encodeHexString(MessageDigest.getInstance("SHA-256").digest(image));
+            } catch (Exception impossible) {
+                return WriteResponse.internalServerError(impossible.toString());
+            }
+            say("firmware " + image.length + " " + digest);
+            set(STATE, 2L);
+            return WriteResponse.success();
+        }
+
+        @Override
+        public ExecuteResponse execute(LwM2mServer server, int resource, Arguments arguments) {
+            if (resource != UPDATE || !values.get(STATE).equals(2L))
+                return ExecuteResponse.methodNotAllowed();
+            say("firmware updating");
+            set(STATE, 3L);
+            later.schedule(new TimerTask() {
+                @Override
+                public void run() {
+                    tables.get("/3/0").set(3, "new-" + digest.substring(0, 8));
+                    set(RESULT, 1L);
+                    set(STATE, 0L);
+                    say("firmware updated");
+                    client.triggerRegistrationUpdate();
+                }
+            }, 500);
+            return ExecuteResponse.success();
+        }
+    }
+
     static ResourceModel resource(int id, String name, Operations operations, Type type) {
         return new ResourceModel(id, name, operations, false, false, type, "", "", "");
     }
 
     static final Map<String, Table> tables = new TreeMap<>();
+    static LeshanClient client;
 
     public static void main(String[] arguments) throws Exception {
         String endpoint = arguments[1];
@@ -136,9 +197,12 @@ public class Device {
                 resource(5850, "On/Off", Operations.RW, Type.BOOLEAN),
                 resource(5851, "Dimmer", Operations.RW, Type.INTEGER)));
 
-        table(3, Map.of(0, "Eclipse Leshan", 1, "interop", 2, endpoint, 9, 87L, 11, 0L, 14, "+01:00", 16, "U"));
+        table(3, Map.of(0, "Eclipse Leshan", 1, "interop", 2, endpoint, 3, "old", 9, 87L, 11, 0L, 14, "+01:00", 16,
+                "U"));
         table(3303, Map.of(5700, 20.5, 5701, "Cel"));
         table(3311, Map.of(5850, false, 5851, 50L));
+        if (options.containsKey("firmware"))
+            tables.put("/5/0", new Firmware());
 
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
         objects.setInstancesForObject(0, security(server, options));
@@ -160,9 +224,11 @@ public class Device {
         DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
         engine.setRequestTimeoutInMs(5_000);
         engine.setDeregistrationTimeoutInMs(5_000);
+        engine.setQueueMode(options.containsKey("queue"));
         CaliforniumClientEndpointsProvider.Builder wire = new CaliforniumClientEndpointsProvider.Builder(
                 new CoapClientProtocolProvider(), new CoapsClientProtocolProvider());
         Configuration settings = wire.createDefaultConfiguration();
+        settings.set(CoapConfig.MAX_RESOURCE_BODY_SIZE, 8 << 20);
         if (options.containsKey("cid"))
             settings.set(DtlsConfig.DTLS_CONNECTION_ID_LENGTH, Integer.valueOf(options.get("cid")));
         if (options.containsKey("suite")) {
@@ -170,7 +236,8 @@ public class Device {
             settings.set(DtlsConfig.DTLS_CIPHER_SUITES, Arrays.asList(CipherSuite.getTypeByName(options.get("suite"))));
         }
         CaliforniumClientEndpointsProvider coap = wire.setConfiguration(settings).build();
-        LeshanClient client = new LeshanClientBuilder(endpoint).setObjects(objects.createAll())
+        ManualDataSender samples = new ManualDataSender();
+        client = new LeshanClientBuilder(endpoint).setObjects(objects.createAll()).setDataSenders(samples)
                 .setRegistrationEngineFactory(engine).setEndpointsProviders(coap).build();
         client.addObserver(new LwM2mClientObserverAdapter() {
             @Override
@@ -230,7 +297,19 @@ public class Device {
                 set(words[1], words[2]);
             else if (words[0].equals("update"))
                 client.triggerRegistrationUpdate();
-            else if (words[0].equals("deregister")) {
+            else if (words[0].equals("send")) {
+                LwM2mServer registered = client.getRegisteredServers().values().iterator().next();
+                SendResponse response = client.getSendService().sendData(registered, ContentFormat.SENML_CBOR,
+                        List.of(words[1].split(",")), 5_000);
+                say("sent " + (response == null ? "no answer" : response.getCode()));
+            } else if (words[0].equals("collect")) {
+                samples.collectData(List.of(new LwM2mPath(words[1])));
+                say("collected " + words[1]);
+            } else if (words[0].equals("flush")) {
+                LwM2mServer registered = client.getRegisteredServers().values().iterator().next();
+                samples.sendCollectedData(registered, ContentFormat.SENML_JSON, 5_000, false);
+                say("flushed");
+            } else if (words[0].equals("deregister")) {
                 client.destroy(true);
                 break;
             } else

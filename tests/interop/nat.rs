@@ -89,6 +89,11 @@ impl Nat {
         state.to_device.clear();
     }
 
+    /// How many datagrams went to the device since [`Nat::forget`].
+    pub fn reached_device(&self) -> usize {
+        lock(&self.state).to_device.len()
+    }
+
     /// What the device has sent that carries a connection ID, oldest first.
     pub fn records_with_cid(&self) -> Vec<Vec<u8>> {
         let state = lock(&self.state);
