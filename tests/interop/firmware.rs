@@ -36,10 +36,9 @@ pub fn push(stage: &Stage) -> Result<()> {
     let agent = Agent::with(&stage.folder, broker.port, "5", &devices, "")?;
     let mut device = Device::begin(stage, Peer::Leshan2, &[&server, "dev1", "3600", "firmware"])?;
     device.registers()?;
-    broker.retained_is(
-        "lwm2mqtt/d/dev1/v/device-0/firmware-version",
-        is("value", "old"),
-    )?;
+    broker.retained_is("lwm2mqtt/d/dev1", |birth| {
+        birth["info"]["firmware"] == "old"
+    })?;
 
     let image: Vec<u8> = (0..SIZE as u32)
         .map(|place| (place.wrapping_mul(2_654_435_761) >> 24) as u8)
