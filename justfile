@@ -14,6 +14,10 @@ soak:
 fuzz-dtls *ARGS:
     script/fuzz-dtls {{ARGS}}
 
+# A thousand runs of a fleet of 200 over a bad network, in virtual time.
+soak:
+    LWM2MQTT_SEEDS=1000 LWM2MQTT_FLEET=200 cargo test --profile sim --test sim -- --nocapture whatever_happens_to_a_fleet
+
 # Formats the code.
 fmt:
     cargo fmt

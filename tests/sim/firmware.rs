@@ -10,7 +10,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value as Json, json};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, Weather};
 use crate::updater::{Update, Updater};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -131,7 +131,12 @@ fn a_device_with_a_package_or_an_old_result_is_reset_by_a_nul_first() {
 fn a_megabyte_gets_through_with_every_tenth_datagram_lost() {
     let mut rig = rig(1_000_000, 4);
     let device = device(&mut rig, "dev1", Updater::default());
-    rig.loss = Some((StdRng::seed_from_u64(1), 0.1));
+    rig.weather = Some(Weather {
+        rng: StdRng::seed_from_u64(1),
+        loss: 0.1,
+        doubled: 0.0,
+        late: 0.0,
+    });
     start(&mut rig, "dev1", "push");
     for _ in 0..200 {
         rig.run(60 * SECOND);
@@ -141,7 +146,7 @@ fn a_megabyte_gets_through_with_every_tenth_datagram_lost() {
     }
     let whole = image(&rig);
     assert_eq!(updater(&mut rig, device).package, whole);
-    rig.loss = None;
+    rig.weather = None;
     restart_device(&mut rig, device, "dev1", 1);
     assert_eq!(rig.broker.json(FW)["state"], "done");
     // It never goes back, and is not told at each block.

@@ -8,6 +8,7 @@ mod commands;
 mod devices;
 mod driven;
 mod firmware;
+mod fleet;
 mod formats;
 mod history;
 mod joining;

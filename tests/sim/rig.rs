@@ -17,7 +17,7 @@ use lwm2mqtt::gateway::{
 };
 use lwm2mqtt::kept::{self, Changes, Urgency};
 use lwm2mqtt::lwm2m::model::Models;
-use lwm2mqtt::lwm2m::{Path, Version};
+use lwm2mqtt::lwm2m::{Path, Value, Version};
 use lwm2mqtt::mapping::{Plan, Source};
 use lwm2mqtt::route::Route;
 use lwm2mqtt::server::bootstrap::Profiles;
@@ -74,8 +74,8 @@ pub struct Rig {
     pub sent: u32,
     /// The images that the store holds.
     pub images: BTreeMap<Digest, Bytes>,
-    /// Which of what is sent is lost.
-    pub loss: Option<(StdRng, f64)>,
+    /// What the network does to what is sent.
+    pub weather: Option<Weather>,
     /// What is served by HTTP, by token.
     pub served: BTreeMap<String, Digest>,
     /// Steps of handshakes that were to be run elsewhere.
@@ -84,6 +84,18 @@ pub struct Rig {
     wire: VecDeque<(Instant, Datagram)>,
 }
 
+/// A network that is not kind. Each number is the share of datagrams, 0 to 1.
+pub struct Weather {
+    pub rng: StdRng,
+    /// Never arrive.
+    pub loss: f64,
+    /// Arrive twice.
+    pub doubled: f64,
+    /// Arrive up to two seconds late, behind others.
+    pub late: f64,
+}
+
+#[derive(Clone)]
 enum Datagram {
     ToGateway(Route, Vec<u8>),
     ToDevice(Route, Vec<u8>),
@@ -221,7 +233,7 @@ impl Rig {
             away: false,
             sent: 0,
             images: BTreeMap::new(),
-            loss: None,
+            weather: None,
             served: BTreeMap::new(),
             works: 0,
             timeout: None,
@@ -350,14 +362,36 @@ impl Rig {
 
     /// A simulated device that registers by itself.
     pub fn add_client(&mut self, endpoint: &str, version: Version) -> usize {
+        self.add_client_of(endpoint, version, None)
+    }
+
+    /// The same with how long it listens, if it sleeps in between.
+    pub fn add_client_of(
+        &mut self,
+        endpoint: &str,
+        version: Version,
+        queue_mode: Option<Duration>,
+    ) -> usize {
         let device = self.add_device();
+        self.replace_client(device, endpoint, version, queue_mode);
+        device
+    }
+
+    /// A simulated device that remembers nothing takes the place of what was there.
+    pub fn replace_client(
+        &mut self,
+        device: usize,
+        endpoint: &str,
+        version: Version,
+        queue_mode: Option<Duration>,
+    ) {
         let config = Config {
             endpoint: endpoint.into(),
             accounts: vec![Account {
                 instance: 0,
                 peer: gateway_peer(),
                 version,
-                queue_mode: None,
+                queue_mode,
                 hold_off: Duration::ZERO,
             }],
             formats: Formats::default(),
@@ -372,11 +406,26 @@ impl Rig {
             lifetime: 300,
             interval: Duration::from_secs(1_000_000),
         };
-        let (behaviour, tree) = Simulated::device(self.now, &profile, [device as u8; 32]);
-        let client = Client::new(self.now, config, tree, behaviour, [device as u8; 32]);
+        let mut seed = [device as u8; 32];
+        seed[..8].copy_from_slice(&self.now.instant.as_micros().to_le_bytes());
+        let (behaviour, tree) = Simulated::device(self.now, &profile, seed);
+        let client = Client::new(self.now, config, tree, behaviour, seed);
         self.devices[device].client = Some(client);
         self.nudge(device);
-        device
+    }
+
+    /// Changes a value of a simulated device.
+    pub fn set(&mut self, device: usize, path: &Path, value: Value) {
+        if let Some(client) = &mut self.devices[device].client {
+            client.tree_mut().set(path, value);
+        }
+        self.nudge(device);
+    }
+
+    /// The network gives a device another address.
+    pub fn rebind(&mut self, device: usize) {
+        let address = &mut self.devices[device].route.address;
+        address.set_port(address.port() + 1);
     }
 
     /// Lets a simulated device look at what was changed in its tree.
@@ -532,9 +581,7 @@ impl Rig {
                 let Some((_, datagram)) = self.wire.pop_front() else {
                     break;
                 };
-                if let Some((rng, share)) = &mut self.loss
-                    && rng.random_bool(*share)
-                {
+                if !self.arrives(&datagram) {
                     continue;
                 }
                 match datagram {
@@ -561,6 +608,24 @@ impl Rig {
             self.flush_devices();
         }
         self.advance(end);
+    }
+
+    /// Whether a datagram arrives now.
+    fn arrives(&mut self, datagram: &Datagram) -> bool {
+        let Some(weather) = &mut self.weather else {
+            return true;
+        };
+        let rng = &mut weather.rng;
+        if rng.random_bool(weather.loss) {
+            return false;
+        }
+        let late = rng.random_bool(weather.late);
+        if late || rng.random_bool(weather.doubled) {
+            let at = self.now.instant + Duration::from_millis(rng.random_range(1..2_000));
+            let place = self.wire.partition_point(|(due, _)| *due <= at);
+            self.wire.insert(place, (at, datagram.clone()));
+        }
+        !late
     }
 
     fn next(&self) -> Option<Instant> {
@@ -596,8 +661,9 @@ impl Rig {
             match self.gateway.poll() {
                 Output::Datagram { route, bytes } => {
                     self.sent += 1;
+                    let place = self.wire.partition_point(|(due, _)| *due <= arrival);
                     self.wire
-                        .push_back((arrival, Datagram::ToDevice(route, bytes)));
+                        .insert(place, (arrival, Datagram::ToDevice(route, bytes)));
                 }
                 Output::Admin { id, reply, .. } => {
                     let line = serde_json::from_str(&reply).unwrap();
@@ -701,7 +767,8 @@ impl Rig {
             };
             for bytes in datagrams {
                 let datagram = Datagram::ToGateway(device.route, bytes);
-                self.wire.push_back((arrival, datagram));
+                let place = self.wire.partition_point(|(due, _)| *due <= arrival);
+                self.wire.insert(place, (arrival, datagram));
             }
         }
     }
