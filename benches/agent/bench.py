@@ -1,7 +1,7 @@
 """Drives the release binary with a fleet of synthetic devices and prints what it took.
 
 Called by script/bench-agent, which builds what it needs: bench.py AGENT BROKER FLEET [WORD…]. Words choose cases by
-name (R1 U1 N1 latency H1 M1) and brokers (rumqttd, mosquitto). The agent is pinned to the first core, the fleet and the
+name (R1 U1 N1 latency H1 M1 S1) and brokers (rumqttd, mosquitto). The agent is pinned to the first core, the fleet and the
 broker to the second. Three runs each (RUNS=n in the environment); the range is printed as one row of docs/benchmarks.md.
 H1 and M1 run libcoap's resource directory in the agent's place too, each run of it after one of the agent.
 """
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import socket
 import subprocess
@@ -131,6 +132,7 @@ class Agent(Process):
     """On a port without security, open to everybody, or on one with DTLS for devices that are known."""
 
     def __init__(self, folder, broker, secure):
+        self.folder = folder
         (folder / "fleet.toml").write_text(MAPPING)
         if secure:
             self.secure_port = free_port(socket.SOCK_DGRAM)
@@ -164,7 +166,29 @@ level = "warn"
 """
         )
         self.log = open(folder / "agent.log", "wb")
-        super().__init__(pinned(OURS, AGENT, "run", "--config", folder / "lwm2mqtt.toml"), log=self.log)
+        super().__init__(self.command(OURS), log=self.log)
+
+    def command(self, cores):
+        return pinned(cores, AGENT, "run", "--config", self.folder / "lwm2mqtt.toml")
+
+    def again(self, how):
+        """Ends it by a signal and begins anew, on all cores; after how many seconds a ping was answered."""
+        self.child.send_signal(how)
+        self.child.wait()
+        began = time.monotonic()
+        self.child = subprocess.Popen(
+            self.command(",".join(map(str, CORES))), stdout=subprocess.DEVNULL, stderr=self.log
+        )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+            it.settimeout(0.005)
+            it.connect(("127.0.0.1", self.port))
+            while True:
+                try:
+                    it.send(b"\x40\0\0\1")
+                    if it.recv(16) == b"\x70\0\0\1":
+                        return time.monotonic() - began
+                except OSError:
+                    time.sleep(0.002)
 
 
 def wait_for(port):
@@ -295,6 +319,27 @@ def sessions(server, devices=5_000):
     }
 
 
+def restarts(agent, broker, devices=100_000):
+    """All of them registered and observed, then an orderly restart, then one after a kill."""
+    got = fleet(agent.port, "-n", devices, "-C", 100, "-d", 45)
+    agent.settle()
+    before = agent.rss()
+    stopped = agent.again(signal.SIGTERM)
+    loaded = agent.rss()
+    killed = agent.again(signal.SIGKILL)
+    store = sum(file.stat().st_size for file in (agent.folder / "store").glob("lwm2mqtt.db*"))
+    return {
+        "s until ready after a stop": stopped,
+        "s until ready after a kill": killed,
+        "RSS MB before": before / 1e6,
+        "RSS MB after": loaded / 1e6,
+        "after : before": loaded / before,
+        "bytes on disk each": store / devices,
+        "observed": got["observed"],
+        "lost": devices - got["up"],
+    }
+
+
 # With DTLS, and with libcoap in the agent's place in the same run.
 SECURE = {
     "H1 PSK CCM_8 handshake and register, 40 at once": handshakes,
@@ -310,6 +355,7 @@ CASES = {
     "N1 NON to QoS 0, 60 k/s": notifications(60_000),
     "N1 NON to QoS 0, 100 k/s": notifications(100_000),
     "N1 latency at 5 k/s": latency(5_000),
+    "S1 restart with 100 000 registrations": restarts,
 }
 
 

@@ -3,23 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::agent::admin::{Answer, Heard, Request, Socket};
 use crate::agent::config::{self, Config};
 use crate::agent::devices::{Reading, Watch};
 use crate::agent::images::{Images, Limits as ImageLimits, Loaded};
 use crate::agent::run::Clock;
-use crate::agent::store::{Sqlite, Store, StoreError};
+use crate::agent::store::{Sqlite, StoreError, Unstored, Writer};
 use crate::diagnostic::Diagnostic;
 use crate::gateway::firmware::image::{Digest, Image};
 use crate::gateway::{Gateway, Input};
-use crate::kept::{Change, Changes, Kept, Urgency};
+use crate::kept::{Change, Kept};
 use crate::mapping::Plan;
 use crate::server::credentials::File;
 use crate::time::{Instant, Now};
@@ -55,23 +54,6 @@ impl Settings {
     }
 }
 
-/// How long a change that is not urgent waits for others.
-const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How many changes may wait.
-const PENDING_MOST: usize = 10_000;
-
-/// How many of those that wait go along with urgent ones.
-const ALONG: usize = 64;
-
-/// Changes that are not on the disk.
-pub struct Unstored {
-    /// Which.
-    pub changes: Vec<Change>,
-    /// Why, for a person.
-    pub why: String,
-}
-
 /// Something came from this machine.
 pub enum Event {
     /// Somebody asks something, or goes.
@@ -86,11 +68,7 @@ pub enum Event {
 
 /// What the agent has.
 pub struct Local {
-    store: Option<Box<dyn Store>>,
-    /// What need not be on the disk yet.
-    pending: Changes,
-    /// When it has to be.
-    flush_due: Option<Instant>,
+    writer: Option<Writer>,
     /// Why the last change is not on the disk, until the next answer has said so.
     failure: Option<String>,
     socket: Option<Socket>,
@@ -111,25 +89,23 @@ impl Local {
     ///
     /// When the store or the socket cannot be used.
     pub fn open(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let mut store: Option<Box<dyn Store>> = None;
+        let mut writer = None;
         if let Some(folder) = &settings.store
             && let Some(opened) = open_store(folder)?
         {
-            store = Some(Box::new(opened));
+            writer = Some(Writer::new(Box::new(opened)));
         }
         let socket = match &settings.socket {
             None => None,
             Some(path) => bind_socket(path)?,
         };
-        let images = match settings.store.filter(|_| store.is_some()) {
+        let images = match settings.store.filter(|_| writer.is_some()) {
             None => None,
             Some(folder) => Some(Images::open(folder.join("firmware"), settings.images)?),
         };
         Ok(Self {
-            store,
+            writer,
             images,
-            pending: Changes::default(),
-            flush_due: None,
             failure: None,
             socket,
             waiting: BTreeMap::new(),
@@ -141,7 +117,7 @@ impl Local {
 
     /// Whether changes are kept.
     pub const fn has_store(&self) -> bool {
-        self.store.is_some()
+        self.writer.is_some()
     }
 
     /// Gives the core who may come in, as the store has it.
@@ -150,7 +126,7 @@ impl Local {
     ///
     /// When it cannot be read or makes no sense.
     pub fn restore_credentials(&self, now: Now, gateway: &mut Gateway) -> Result<(), StoreError> {
-        if let Some(store) = &self.store {
+        if let Some(store) = self.writer.as_ref().map(Writer::store) {
             let kept = Kept {
                 credentials: store.credentials()?,
                 ..Kept::default()
@@ -167,7 +143,7 @@ impl Local {
     ///
     /// When it cannot be read or makes no sense.
     pub fn restore(&self, now: Now, gateway: &mut Gateway) -> Result<(), StoreError> {
-        if let Some(store) = &self.store {
+        if let Some(store) = self.writer.as_ref().map(Writer::store) {
             store.load(&mut |part| give_back(now, gateway, part))?;
             gateway.restored(now);
         }
@@ -332,75 +308,31 @@ impl Local {
         }
     }
 
-    /// Keeps changes: those that are urgent before this returns, the others in a while. What cannot
-    /// be kept holds until the end of the process, and is said.
+    /// Keeps changes, the urgent ones before this returns. What cannot be kept holds until the end
+    /// of the process, and is said.
     ///
     /// # Errors
     ///
     /// The urgent changes, and why they could not be kept.
     pub fn store(&mut self, now: Instant, changes: Vec<Change>) -> Result<(), Unstored> {
-        if self.store.is_none() {
+        let Some(writer) = &mut self.writer else {
             return Ok(());
-        }
-        let (mut urgent, others): (Vec<_>, Vec<_>) = changes
-            .into_iter()
-            .partition(|change| change.urgency() == Urgency::Now);
-        // One of the same key that waits is older, and must not be written over what is written now.
-        urgent
-            .iter()
-            .for_each(|change| self.pending.supersede(change));
-        let count = urgent.len();
-        let goes_along = count > 0 && self.pending.len() + others.len() <= ALONG;
-        if goes_along {
-            urgent.extend(self.pending.take());
-            urgent.extend(others);
-            self.flush_due = None;
-        } else {
-            others
-                .into_iter()
-                .for_each(|change| self.pending.add(change));
-        }
-        let written = self.write(urgent);
-        if self.pending.len() >= PENDING_MOST {
-            self.flush();
-        } else if self.flush_due.is_none() && !self.pending.is_empty() {
-            self.flush_due = Some(now + FLUSH_INTERVAL);
-        }
-        written.map_err(|mut unstored| {
-            unstored.changes.truncate(count);
+        };
+        writer.keep(now, changes).inspect_err(|unstored| {
             self.failure = Some(unstored.why.clone());
-            unstored
         })
     }
 
     /// When [`flush`](Self::flush) is due.
-    pub const fn flush_due(&self) -> Option<Instant> {
-        self.flush_due
+    pub fn flush_due(&self) -> Option<Instant> {
+        self.writer.as_ref()?.flush_due()
     }
 
-    /// Writes what waited. What cannot be written is lost, and said.
+    /// Writes what waited.
     pub fn flush(&mut self) {
-        self.flush_due = None;
-        let changes = self.pending.take().collect();
-        // It was said, and nobody waits for it.
-        let _ = self.write(changes);
-    }
-
-    fn write(&mut self, changes: Vec<Change>) -> Result<(), Unstored> {
-        let Some(store) = self.store.as_mut().filter(|_| !changes.is_empty()) else {
-            return Ok(());
-        };
-        store.apply_all(&changes).map_err(|failure| {
-            let why = failure.to_string();
-            error!(
-                "{} could not be stored and will be lost at the next start: {why}",
-                match changes.len() {
-                    1 => "one change".to_owned(),
-                    count => format!("{count} changes"),
-                }
-            );
-            Unstored { changes, why }
-        })
+        if let Some(writer) = &mut self.writer {
+            writer.flush();
+        }
     }
 
     /// Says a line of the answer to a request; the last one, unless `more` follow.

@@ -9,10 +9,11 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::agent::dtls::Engines;
-use crate::agent::local::{self, Local, Unstored};
+use crate::agent::local::{self, Local};
 use crate::agent::mqtt::{self, Link, Subscription};
 use crate::agent::serving::{self, Serving};
 use crate::agent::socket::{DATAGRAM_MAX, Sockets};
+use crate::agent::store::Unstored;
 use crate::agent::takeover::Takeover;
 use crate::agent::worker::Worker;
 use crate::gateway::firmware::Places;

@@ -6,6 +6,7 @@
 mod load;
 mod schema;
 mod write;
+mod writer;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -17,6 +18,8 @@ use rusqlite::{Connection, Row};
 
 use crate::kept::{Change, Kept};
 use crate::server::credentials::Stored;
+
+pub use writer::{Unstored, Writer};
 
 /// The database in the folder.
 const DATABASE: &str = "lwm2mqtt.db";
