@@ -54,6 +54,8 @@ struct Gateway {
 impl Gateway {
     fn configure(name: &str, broker: u16, version: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // What an earlier run kept would be gone on with.
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
         let coap = UdpSocket::bind("127.0.0.1:0")
             .unwrap()
