@@ -6,16 +6,13 @@ default:
 test *ARGS:
     script/test {{ARGS}}
 
-# What takes minutes: the agent killed 200 times under load.
-soak:
-    LWM2MQTT_KILLS=200 cargo test --test agent killed:: -- --nocapture
-
 # Changed datagrams into the DTLS engine under AddressSanitizer, for SECONDS (60) and with a SEED.
 fuzz-dtls *ARGS:
     script/fuzz-dtls {{ARGS}}
 
-# A thousand runs of a fleet of 200 over a bad network, in virtual time.
+# The agent killed 200 times under load, and a thousand runs of a fleet over a bad network in virtual time.
 soak:
+    LWM2MQTT_KILLS=200 cargo test --test agent killed:: -- --nocapture
     LWM2MQTT_SEEDS=1000 LWM2MQTT_FLEET=200 cargo test --profile sim --test sim -- --nocapture whatever_happens_to_a_fleet
 
 # Formats the code.
