@@ -3,6 +3,7 @@
 mod bootstrap;
 mod ends;
 mod hostile;
+mod kept;
 
 use std::time::Duration;
 
