@@ -1,7 +1,8 @@
 // fleet: synthetic LwM2M devices over UDP, or over DTLS 1.2 with PSK by OpenSSL, for script/bench-agent. It shares no code with
 // the agent, so that the two cannot be wrong in the same way.
 //
-//   fleet -p PORT [-h ADDRESS] [-n DEVICES] [-C AT_ONCE] [-d SECONDS] [-P PERIOD] [-L] [-k KEY]
+//   fleet -p PORT [-h ADDRESS] [-n DEVICES] [-f FIRST] [-C AT_ONCE] [-d SECONDS] [-P PERIOD] [-L] [-k KEY]
+//     -f   the number of the first device, so that several fleets are one
 //     -C   how many may be between their first datagram and being registered
 //     -P   seconds between two notifications of a device, for each observation
 //     -L   every device sends one Update after the other
@@ -62,7 +63,7 @@ struct samples {
 };
 
 static const char *address = "127.0.0.1";
-static int port, devices = 10, at_once = 50;
+static int port, devices = 10, first, at_once = 50;
 static double duration = 10, period;
 static bool closed_loop;
 static uint8_t key[64];
@@ -481,11 +482,12 @@ static void read_key(const char *text) {
 }
 
 static void read_arguments(int count, char **words) {
-    for (int option; (option = getopt(count, words, "h:p:n:C:d:P:Lk:")) != -1;) {
+    for (int option; (option = getopt(count, words, "h:p:n:f:C:d:P:Lk:")) != -1;) {
         switch (option) {
         case 'h': address = optarg; break;
         case 'p': port = atoi(optarg); break;
         case 'n': devices = atoi(optarg); break;
+        case 'f': first = atoi(optarg); break;
         case 'C': at_once = atoi(optarg); break;
         case 'd': duration = atof(optarg); break;
         case 'P': period = atof(optarg); break;
@@ -495,7 +497,7 @@ static void read_arguments(int count, char **words) {
         }
     }
     if (port <= 0 || devices <= 0 || at_once <= 0) {
-        fprintf(stderr, "fleet -p PORT [-h ADDRESS] [-n DEVICES] [-C AT_ONCE] [-d SECONDS] [-P PERIOD] [-L] [-k KEY]\n");
+        fprintf(stderr, "fleet -p PORT [-h ADDRESS] [-n DEVICES] [-f FIRST] [-C AT_ONCE] [-d SECONDS] [-P PERIOD] [-L] [-k KEY]\n");
         exit(64);
     }
 }
@@ -516,7 +518,7 @@ int main(int count, char **words) {
     int made = 0, next = 0;
     for (double time = began; time < began + duration; time = now()) {
         for (; made < devices && under_way < at_once; made++)
-            start(&fleet[made], made);
+            start(&fleet[made], first + made);
         int ready = epoll_wait(epoll, events, 512, 1);
         for (int i = 0; i < ready; i++)
             wake(events[i].data.ptr);

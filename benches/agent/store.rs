@@ -76,7 +76,9 @@ struct World {
 }
 
 fn main() {
-    println!("| a device | bytes written a device and day | transactions a day |\n|---|---|---|");
+    println!(
+        "| a device | bytes written a device and day | write calls a day, all devices |\n|---|---|---|"
+    );
     for habit in &HABITS {
         let folder =
             std::env::temp_dir().join(format!("lwm2mqtt-bench-store-{}", std::process::id()));
