@@ -11,8 +11,9 @@
 //! it) is a [`Class::Event`].
 //!
 //! What was sent and not acknowledged when a connection ends is sent again: the same packets when
-//! the broker kept the session (MQTT 5 §4.4 demands it), else first in the queue, where an
-//! unacknowledged value gives way to a newer one that waits.
+//! the broker kept the session (MQTT 5 §4.4 demands it), else first in the queue. An unacknowledged
+//! value gives way to a newer one of its topic, sent or waiting, also where §4.4 would have it sent
+//! again: a retained value must not go back, and at QoS 1 a broker keeps nothing that could miss it.
 //!
 //! A broker may end the connection rather than refuse a message (3.1.1 has no other way), for ever.
 //! So when connections end without one acknowledgement, messages are sent one by one, and one that
@@ -20,7 +21,7 @@
 
 mod report;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
@@ -324,20 +325,35 @@ impl Outbox {
         self.disconnected();
         self.session = Some(session);
         self.progress = false;
+        self.forget_overtaken();
+        self.counters.due_again += self.in_flight.len() as u64;
         if session.resumed && session.maximum_qos == Qos::AtLeastOnce {
-            self.counters.due_again += self.in_flight.len() as u64;
             return;
         }
         for entry in std::mem::take(&mut self.in_flight).into_iter().rev() {
-            if entry.publish.class == Class::State
-                && self.states.waiting(&entry.publish.topic).is_some()
-            {
-                self.counters.coalesced += 1;
-            } else {
-                self.counters.due_again += 1;
-                self.put_first(entry);
-            }
+            self.put_first(entry);
         }
+    }
+
+    /// Drops the unacknowledged values that a newer message of their topic follows. The broker may
+    /// have that one already, and sent again the older would take its place for a while.
+    fn forget_overtaken(&mut self) {
+        let mut retained = BTreeSet::new();
+        let mut due = VecDeque::with_capacity(self.in_flight.len());
+        for entry in std::mem::take(&mut self.in_flight).into_iter().rev() {
+            let publish = &entry.publish;
+            let is_overtaken = retained.contains(&publish.topic)
+                || self.states.waiting(&publish.topic).is_some();
+            if publish.class == Class::State && is_overtaken {
+                self.counters.coalesced += 1;
+                continue;
+            }
+            if publish.retain {
+                retained.insert(publish.topic.clone());
+            }
+            due.push_front(entry);
+        }
+        self.in_flight = due;
     }
 
     /// The broker is away until the next [`Outbox::connected`].

@@ -373,19 +373,21 @@ impl Tickets {
     }
 
     /// The packet identifier for a message, and whether the message had it before: in a resumed
-    /// session it is sent again as the same packet (MQTT 5 §4.4).
+    /// session it is sent again as the same packet (MQTT 5 §4.4). The outbox sends again before it
+    /// sends anew, so what is left of the earlier ones then never will be, and their identifiers
+    /// are free.
     fn assign(&mut self, ticket: Ticket) -> (u16, bool) {
         let earlier = self.earlier.iter().position(|(_, sent)| *sent == ticket);
         if let Some((id, _)) = earlier.and_then(|index| self.earlier.remove(index)) {
             self.sent.push_back((id, ticket));
             return (id, true);
         }
+        self.earlier.clear();
         // The window is far smaller than the range, so this ends soon.
         loop {
             self.last_id = self.last_id % (SUBSCRIBE_ID - 1) + 1;
             let id = self.last_id;
-            let mut used = self.sent.iter().chain(&self.earlier);
-            if !used.any(|(used, _)| *used == id) {
+            if !self.sent.iter().any(|(used, _)| *used == id) {
                 self.sent.push_back((id, ticket));
                 return (id, false);
             }

@@ -140,18 +140,43 @@ fn a_resumed_session_gets_the_same_packets_again() {
     outbox.push(event("x")).unwrap();
     let before = drain(&mut outbox);
     outbox.disconnected();
-    outbox.push(state("a", "2")).unwrap();
+    outbox.push(state("b", "2")).unwrap();
     outbox.connected(Session {
         resumed: true,
         ..Session::default()
     });
     let after = drain(&mut outbox);
     assert_eq!(after[..2], before[..], "same tickets, same order");
-    assert_eq!(after[2].1, "a=2");
+    assert_eq!(after[2].1, "b=2");
     for (ticket, _) in after {
         outbox.delivered(ticket).unwrap();
     }
     assert!(outbox.depth().is_empty());
+}
+
+#[test]
+fn a_value_never_goes_back_when_packets_are_sent_again() {
+    for resumed in [true, false] {
+        let mut outbox = outbox(Limits::default());
+        outbox.connected(Session::default());
+        for (topic, text) in [("a", "1"), ("b", "1"), ("a", "2"), ("c", "1")] {
+            outbox.push(state(topic, text)).unwrap();
+        }
+        let cleared = Publish {
+            retain: true,
+            ..Publish::event("c".into(), Vec::new())
+        };
+        outbox.push(cleared).unwrap();
+        drain(&mut outbox);
+        outbox.disconnected();
+        outbox.push(state("b", "2")).unwrap();
+        outbox.connected(Session {
+            resumed,
+            ..Session::default()
+        });
+        assert_eq!(texts(&mut outbox), ["a=2", "c=", "b=2"]);
+        assert_eq!(outbox.counters().coalesced, 3);
+    }
 }
 
 #[test]
@@ -369,7 +394,8 @@ mod model {
                 let number = String::from_utf8(publish.payload).unwrap().parse().unwrap();
                 match publish.class {
                     Class::State => {
-                        self.retained.insert(publish.topic.to_string(), number);
+                        let before = self.retained.insert(publish.topic.to_string(), number);
+                        assert!(before <= Some(number), "{before:?} was newer than {number}");
                     }
                     class => {
                         let name = if class == Class::Event {
