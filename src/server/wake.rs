@@ -25,7 +25,7 @@ pub(super) struct Wake {
     closed: bool,
     /// The expected contact was missed.
     overdue: bool,
-    /// Which entry stands in [`Server::deadlines`].
+    /// Which entry stands in [`Server::deadlines`]; it may be earlier than it has to be.
     pub(super) watched: Option<Instant>,
 }
 
@@ -216,20 +216,25 @@ impl Server {
     }
 
     /// Sees to it that [`Server::tend_devices`] looks at a device in time.
+    ///
+    /// Each message of a device moves its deadline away. What stands is left to come up then, finds
+    /// nothing to do and is set anew: once in a window, and not at each message.
     pub(super) fn watch(&mut self, device: DeviceId) {
         let grace = self.settings.lifetime_grace;
         let Some(registration) = self.registration_mut(device) else {
             return;
         };
         let next = registration.deadline_next(grace);
-        let before = std::mem::replace(&mut registration.wake.watched, next);
-        if before != next {
-            if let Some(before) = before {
-                self.deadlines.remove(&(before, device));
-            }
-            if let Some(next) = next {
-                self.deadlines.insert((next, device));
-            }
+        let standing = registration.wake.watched;
+        if standing.is_some_and(|standing| next.is_none_or(|next| standing <= next)) {
+            return;
+        }
+        registration.wake.watched = next;
+        if let Some(standing) = standing {
+            self.deadlines.remove(&(standing, device));
+        }
+        if let Some(next) = next {
+            self.deadlines.insert((next, device));
         }
     }
 

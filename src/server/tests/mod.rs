@@ -2,6 +2,7 @@
 
 mod authority;
 mod sessions;
+mod wake;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
