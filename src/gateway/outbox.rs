@@ -342,8 +342,8 @@ impl Outbox {
         let mut due = VecDeque::with_capacity(self.in_flight.len());
         for entry in std::mem::take(&mut self.in_flight).into_iter().rev() {
             let publish = &entry.publish;
-            let is_overtaken = retained.contains(&publish.topic)
-                || self.states.waiting(&publish.topic).is_some();
+            let is_overtaken =
+                retained.contains(&publish.topic) || self.states.waiting(&publish.topic).is_some();
             if publish.class == Class::State && is_overtaken {
                 self.counters.coalesced += 1;
                 continue;

@@ -89,7 +89,6 @@ impl Server {
         };
         self.end_registration(now, device);
         let location = self.new_location();
-        self.by_location.insert(location.clone().into(), device);
         let formats = Formats::advertised(&objects.formats, register.version);
         let registration = Registration {
             location: location.clone().into(),
@@ -107,14 +106,7 @@ impl Server {
             upload: None,
             queue: VecDeque::new(),
         };
-        if let Some(identity) = &registration.identity {
-            self.by_identity.insert(identity.clone(), device);
-        }
-        self.by_peer.insert(peer, device);
-        if let Some(entry) = self.devices.get_mut(device.0 as usize) {
-            entry.registration = Some(registration);
-        }
-        self.watch(device);
+        self.enter_registration(device, registration);
         self.keep_session(now, device);
         self.keep_registration(device, Urgency::Now);
         self.emit(Event::Registered {
@@ -122,6 +114,20 @@ impl Server {
             new: known.is_none(),
         });
         Ok(location)
+    }
+
+    /// Enters the registration of a device that has none in the books.
+    pub(super) fn enter_registration(&mut self, device: DeviceId, registration: Registration) {
+        let location = registration.location.clone();
+        self.by_location.insert(location, device);
+        if let Some(identity) = &registration.identity {
+            self.by_identity.insert(identity.clone(), device);
+        }
+        self.by_peer.insert(registration.peer, device);
+        if let Some(entry) = self.devices.get_mut(device.0 as usize) {
+            entry.registration = Some(registration);
+        }
+        self.watch(device);
     }
 
     /// Asks whether this peer may be this endpoint. What the answer makes known for good is stored

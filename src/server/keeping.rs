@@ -217,16 +217,7 @@ impl Server {
         if let Some(next) = contact.and_then(|contact| contact.message_id) {
             self.endpoint.number_apart(peer, next);
         }
-        self.by_location
-            .insert(registration.location.clone(), device);
-        if let Some(identity) = &registration.identity {
-            self.by_identity.insert(identity.clone(), device);
-        }
-        self.by_peer.insert(peer, device);
-        if let Some(entry) = self.devices.get_mut(device.0 as usize) {
-            entry.registration = Some(registration);
-        }
-        self.watch(device);
+        self.enter_registration(device, registration);
     }
 }
 
