@@ -26,7 +26,8 @@ impl Changes {
         }
         match change {
             Change::Ended(endpoint) => {
-                self.0.remove(&Key::Observations(endpoint.clone()));
+                self.0
+                    .retain(|key, _| !matches!(key, Key::Observation(of, _) if *of == endpoint));
                 self.0.entry(key).or_insert_with(|| Change::Ended(endpoint));
             }
             Change::Forgotten(_) => {}
@@ -86,8 +87,8 @@ impl Changes {
                 Change::Registered(endpoint, registration, _) => device(endpoint, &|device| {
                     device.registration = Some((**registration).clone());
                 }),
-                Change::Observed(endpoint, observations) => device(endpoint, &|device| {
-                    device.observations.clone_from(observations);
+                Change::Observed(endpoint, observation) => device(endpoint, &|device| {
+                    device.observations.push((**observation).clone());
                 }),
                 Change::Described(endpoint, descriptor, _) => device(endpoint, &|device| {
                     device.descriptor = Some((**descriptor).clone());
@@ -104,6 +105,7 @@ impl Changes {
                     credentials::Change::Remove(_) | credentials::Change::Revoke(_),
                 )
                 | Change::Ended(_)
+                | Change::Unobserved(..)
                 | Change::Cleared(..)
                 | Change::Forgotten(_)
                 | Change::Drop(..) => {}

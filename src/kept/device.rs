@@ -9,7 +9,7 @@ use crate::coap::{Peer, Token};
 use crate::dtls::PeerIdentity;
 use crate::gateway::device::{About, Availability};
 use crate::gateway::json::Sample;
-use crate::lwm2m::{ObjectList, Path, Version};
+use crate::lwm2m::{ObjectList, Path, Target, Version};
 use crate::route::Route;
 use crate::server::Terms;
 use crate::time::UnixTime;
@@ -21,7 +21,7 @@ pub struct Device {
     pub endpoint: Arc<str>,
     /// Its last registration.
     pub registration: Option<Registration>,
-    /// Its observations, if that registration stands.
+    /// Its observations, if that registration stands, by what is observed.
     pub observations: Vec<Observation>,
     /// As what MQTT knows it.
     pub descriptor: Option<Descriptor>,
@@ -86,9 +86,9 @@ impl Registration {
 /// An observation of ours at a device.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Observation {
-    /// What is observed: one node, or those of a composite observation.
+    /// What is observed, which is so once at most.
     #[n(0)]
-    pub paths: Vec<Path>,
+    pub target: Target,
     /// The token of its notifications.
     #[n(1)]
     pub token: Token,
@@ -96,9 +96,6 @@ pub struct Observation {
     #[n(2)]
     #[cbor(with = "minicbor::bytes")]
     pub request: Vec<u8>,
-    /// Whether it is a composite observation, even of one node.
-    #[n(3)]
-    pub composite: bool,
 }
 
 /// As what MQTT knows a device.

@@ -13,7 +13,7 @@ use minicbor::{Decode, Encode};
 
 use crate::coap::Token;
 use crate::dtls::PeerIdentity;
-use crate::lwm2m::{ObjectLink, Path, Value};
+use crate::lwm2m::{ObjectLink, Path, Target, Value};
 use crate::route::Route;
 use crate::time::UnixTime;
 
@@ -60,6 +60,29 @@ pub fn path_from_bytes(bytes: &[u8]) -> Option<Path> {
     let (ids, rest) = bytes.as_chunks::<2>();
     let ids: Vec<_> = ids.iter().map(|id| u16::from_be_bytes(*id)).collect();
     Path::from_ids(&ids).filter(|_| rest.is_empty())
+}
+
+/// A path, or the paths of a composite one.
+impl<C> Encode<C> for Target {
+    fn encode<W: Write>(
+        &self,
+        to: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        match self {
+            Self::Node(path) => path.encode(to, context),
+            Self::Composite(paths) => paths.encode(to, context),
+        }
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Target {
+    fn decode(from: &mut Decoder<'b>, context: &mut C) -> Result<Self, Error> {
+        Ok(match from.datatype()? {
+            Type::Bytes => Self::Node(Path::decode(from, context)?),
+            _ => Self::composite(list(from, |from| Path::decode(from, &mut ()))?),
+        })
+    }
 }
 
 impl<C> Encode<C> for Token {
@@ -331,6 +354,15 @@ mod tests {
         }
         for path in ["/", "/3", "/3/0", "/3303/65534/5700", "/3/0/7/1"] {
             comes_back(&path.parse::<Path>().unwrap());
+        }
+        let paths = [Path::instance(1, 0), Path::resource(3, 0, 9)];
+        for target in [
+            Target::Node(Path::ROOT),
+            Target::Node(Path::instance(3303, 0)),
+            Target::composite([]),
+            Target::composite(paths),
+        ] {
+            comes_back(&target);
         }
         for address in ["192.0.2.7:5683", "[2001:db8::1]:5684", "[fe80::1%3]:5683"] {
             comes_back(&Route {

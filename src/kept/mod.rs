@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 
-use crate::lwm2m::Path;
+use crate::lwm2m::{Path, Target};
 use crate::server::credentials;
 
 pub use changes::Changes;
@@ -32,8 +32,10 @@ pub enum Change {
     Registered(Arc<str>, Box<Registration>, Urgency),
     /// The registration of an endpoint has ended, and its observations with it.
     Ended(Arc<str>),
-    /// These are all observations of an endpoint.
-    Observed(Arc<str>, Vec<Observation>),
+    /// This is observed of an endpoint.
+    Observed(Arc<str>, Box<Observation>),
+    /// This is not observed of an endpoint any more.
+    Unobserved(Arc<str>, Target),
     /// As what MQTT knows an endpoint.
     Described(Arc<str>, Box<Descriptor>, Urgency),
     /// An endpoint was heard of.
@@ -74,8 +76,8 @@ pub enum Key {
     Registration(Arc<str>),
     /// The descriptor of an endpoint.
     Descriptor(Arc<str>),
-    /// The observations of an endpoint.
-    Observations(Arc<str>),
+    /// An observation of an endpoint.
+    Observation(Arc<str>, Target),
     /// When an endpoint was heard of.
     Contact(Arc<str>),
     /// A signal of an endpoint.
@@ -150,6 +152,7 @@ impl Change {
             Self::Credential(_)
             | Self::Ended(_)
             | Self::Observed(..)
+            | Self::Unobserved(..)
             | Self::Cleared(..)
             | Self::Forgotten(_) => Urgency::Now,
             Self::Registered(_, _, urgency)
@@ -174,7 +177,12 @@ impl Change {
             Self::Registered(endpoint, ..) | Self::Ended(endpoint) => {
                 Key::Registration(endpoint.clone())
             }
-            Self::Observed(endpoint, _) => Key::Observations(endpoint.clone()),
+            Self::Observed(endpoint, observation) => {
+                Key::Observation(endpoint.clone(), observation.target.clone())
+            }
+            Self::Unobserved(endpoint, target) => {
+                Key::Observation(endpoint.clone(), target.clone())
+            }
             Self::Described(endpoint, ..) => Key::Descriptor(endpoint.clone()),
             Self::Heard(endpoint, ..) => Key::Contact(endpoint.clone()),
             Self::Stands(endpoint, signal, _) => Key::Signal(endpoint.clone(), signal.path),
@@ -194,7 +202,7 @@ impl Key {
             Self::Record(_) | Self::Grant(_) | Self::Gateway => None,
             Self::Registration(endpoint)
             | Self::Descriptor(endpoint)
-            | Self::Observations(endpoint)
+            | Self::Observation(endpoint, _)
             | Self::Contact(endpoint)
             | Self::Signal(endpoint, _)
             | Self::Endpoint(endpoint) => Some(endpoint),

@@ -58,12 +58,11 @@ fn a_registration_that_ended_leaves_its_objects_and_no_observations() {
         Urgency::Now,
     ));
     let observation = Observation {
-        paths: vec![Path::instance(3303, 0)],
+        target: Path::instance(3303, 0).into(),
         token: crate::coap::Token::default(),
         request: Vec::new(),
-        composite: false,
     };
-    changes.add(Change::Observed(endpoint.clone(), vec![observation]));
+    changes.add(Change::Observed(endpoint.clone(), Box::new(observation)));
     changes.add(Change::Ended(endpoint.clone()));
     let kept = changes.kept();
     assert_eq!(
@@ -72,6 +71,28 @@ fn a_registration_that_ended_leaves_its_objects_and_no_observations() {
             registration: Some(registered(false)),
             ..Device::new(endpoint)
         }]
+    );
+}
+
+#[test]
+fn an_observation_comes_and_goes_without_the_others() {
+    let mut changes = Changes::default();
+    let endpoint: Arc<str> = "dev1".into();
+    let observation = |instance, token: u8| Observation {
+        target: Path::instance(3303, instance).into(),
+        token: crate::coap::Token::new(&[token]).unwrap(),
+        request: Vec::new(),
+    };
+    for (instance, token) in [(1, 1), (0, 2), (2, 3), (1, 4)] {
+        let observed = Box::new(observation(instance, token));
+        changes.add(Change::Observed(endpoint.clone(), observed));
+    }
+    let target = Path::instance(3303, 2).into();
+    changes.add(Change::Unobserved(endpoint, target));
+    let kept = changes.kept();
+    assert_eq!(
+        kept.devices[0].observations,
+        [observation(0, 2), observation(1, 4)]
     );
 }
 

@@ -158,15 +158,20 @@ impl Server {
         }
     }
 
-    /// Takes an observation out of the books.
+    /// Takes an observation out of the books, and out of the store.
     fn forget_observation(&mut self, device: DeviceId, target: &Target) -> Option<ObservationId> {
+        let observation = self.take_observation(device, target)?;
+        self.keep_unobserved(device, target.clone());
+        Some(observation)
+    }
+
+    fn take_observation(&mut self, device: DeviceId, target: &Target) -> Option<ObservationId> {
         let observations = &mut self.registration_mut(device)?.observations;
         let index = observations
             .iter()
             .position(|(observed, _)| observed == target)?;
         let (_, observation) = observations.swap_remove(index);
         self.observations.remove(&observation);
-        self.keep_observations(device);
         Some(observation)
     }
 
@@ -331,15 +336,17 @@ impl Server {
         target: Target,
         observation: ObservationId,
     ) {
-        if let Some(previous) = self.forget_observation(device, &target) {
+        if let Some(previous) = self.take_observation(device, &target) {
             self.endpoint.cancel(now.instant, previous, Cancel::Forget);
         }
         self.observations
             .insert(observation, (device, target.clone()));
         if let Some(registration) = self.registration_mut(device) {
-            registration.observations.push((target, observation));
+            registration
+                .observations
+                .push((target.clone(), observation));
         }
-        self.keep_observations(device);
+        self.keep_observation(device, target, observation);
     }
 
     pub(super) fn on_notification(

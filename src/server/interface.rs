@@ -378,8 +378,10 @@ impl Server {
     pub(super) fn void_observations(&mut self, now: Now, device: DeviceId) {
         if let Some(registration) = self.registration_mut(device) {
             let observations = std::mem::take(&mut registration.observations);
+            for (target, _) in &observations {
+                self.keep_unobserved(device, target.clone());
+            }
             self.forget_all(now, observations);
-            self.keep_observations(device);
         }
     }
 

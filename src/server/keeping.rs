@@ -39,29 +39,34 @@ impl Server {
         }
     }
 
-    /// Says what is observed of a device now.
-    pub(super) fn keep_observations(&mut self, device: DeviceId) {
-        let Some(entry) = self.devices.get(device.0 as usize) else {
+    /// Says that this is observed of a device.
+    pub(super) fn keep_observation(
+        &mut self,
+        device: DeviceId,
+        target: Target,
+        observation: ObservationId,
+    ) {
+        let (Some(endpoint), Some(Standing { token, request, .. })) = (
+            self.endpoint_name(device).cloned(),
+            self.endpoint.standing(observation),
+        ) else {
             return;
         };
-        let Some(registration) = &entry.registration else {
-            return;
+        let kept = kept::Observation {
+            target,
+            token,
+            request: request.into(),
         };
-        let observations = registration
-            .observations
-            .iter()
-            .filter_map(|(target, id)| {
-                let Standing { token, request, .. } = self.endpoint.standing(*id)?;
-                Some(kept::Observation {
-                    paths: target.paths().to_vec(),
-                    composite: target.is_composite(),
-                    token,
-                    request: request.into(),
-                })
-            })
-            .collect();
-        let change = Change::Observed(entry.endpoint.clone(), observations);
+        let change = Change::Observed(endpoint, Box::new(kept));
         self.outputs.push_back(Output::Store(change));
+    }
+
+    /// Says that this is not observed of a device any more.
+    pub(super) fn keep_unobserved(&mut self, device: DeviceId, target: Target) {
+        if let Some(endpoint) = self.endpoint_name(device).cloned() {
+            let change = Change::Unobserved(endpoint, target);
+            self.outputs.push_back(Output::Store(change));
+        }
     }
 
     /// Fills in what of a contact the server knows.
@@ -196,10 +201,7 @@ impl Server {
             registration.refreshed.instant += earliest.since(deadline.instant);
         }
         for observation in &of.observations {
-            let target = match observation.paths.as_slice() {
-                [path] if !observation.composite => Target::Node(*path),
-                paths => Target::composite(paths.iter().copied()),
-            };
+            let target = observation.target.clone();
             let numbers = contact.map_or(&[][..], |contact| &contact.numbers);
             let number = numbers
                 .iter()

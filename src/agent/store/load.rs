@@ -4,7 +4,7 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Row, Rows};
 
 use super::{Sqlite, StoreError, write};
-use crate::kept::{Device, Document, DocumentKey, Gateway, Kept, Registration, Signal};
+use crate::kept::{Device, Document, DocumentKey, Gateway, Kept, Registration};
 use crate::secret::Secret;
 use crate::server::credentials::{Grant, Origin, Psk, Record, Stored};
 use crate::time::UnixTime;
@@ -31,23 +31,25 @@ impl Sqlite {
     fn load_devices(&self, give: &mut dyn FnMut(Kept)) -> Result<(), StoreError> {
         let mut load = || -> rusqlite::Result<()> {
             let mut devices = self.connection.prepare(
-                "SELECT e.id, e.name, e.registration, e.standing, e.observations, e.descriptor, c.body FROM endpoint e LEFT JOIN contact c ON c.endpoint = e.id ORDER BY e.id",
+                "SELECT e.id, e.name, e.registration, e.standing, e.descriptor, c.body FROM endpoint e LEFT JOIN contact c ON c.endpoint = e.id ORDER BY e.id",
             )?;
+            let mut observations = self
+                .connection
+                .prepare("SELECT endpoint, body FROM observation ORDER BY endpoint, target")?;
             let mut signals = self
                 .connection
                 .prepare("SELECT endpoint, body FROM signal ORDER BY endpoint, path")?;
             let mut devices = devices.query([])?;
-            let mut signals = signals.query([])?;
-            let mut signal = next_signal(&mut signals)?;
+            let mut observations = Beside::new(observations.query([])?)?;
+            let mut signals = Beside::new(signals.query([])?)?;
             let mut part = Vec::with_capacity(PART);
             while let Some(row) = devices.next()? {
                 let id: i64 = row.get(0)?;
-                let mut device = device(row)?;
-                while let Some((_, found)) = signal.take_if(|(endpoint, _)| *endpoint <= id) {
-                    device.signals.push(found);
-                    signal = next_signal(&mut signals)?;
-                }
-                part.push(device);
+                part.push(Device {
+                    observations: observations.of(id)?,
+                    signals: signals.of(id)?,
+                    ..device(row)?
+                });
                 if part.len() == PART {
                     give(Kept {
                         devices: std::mem::replace(&mut part, Vec::with_capacity(PART)),
@@ -126,14 +128,38 @@ fn device(row: &Row<'_>) -> rusqlite::Result<Device> {
     }
     Ok(Device {
         registration,
-        observations: optional(row, 4)?.unwrap_or_default(),
-        descriptor: optional(row, 5)?,
-        contact: optional(row, 6)?,
+        descriptor: optional(row, 4)?,
+        contact: optional(row, 5)?,
         ..Device::new(row.get::<_, String>(1)?.into())
     })
 }
 
-fn next_signal(rows: &mut Rows<'_>) -> rusqlite::Result<Option<(i64, Signal)>> {
+/// Rows that belong to devices and are sorted as those are: the number of the device, and CBOR.
+struct Beside<'r, T> {
+    rows: Rows<'r>,
+    next: Option<(i64, T)>,
+}
+
+impl<'r, T: for<'b> minicbor::Decode<'b, ()>> Beside<'r, T> {
+    fn new(mut rows: Rows<'r>) -> rusqlite::Result<Self> {
+        let next = next(&mut rows)?;
+        Ok(Self { rows, next })
+    }
+
+    /// Those of the next device.
+    fn of(&mut self, device: i64) -> rusqlite::Result<Vec<T>> {
+        let mut found = Vec::new();
+        while let Some((_, one)) = self.next.take_if(|(of, _)| *of <= device) {
+            found.push(one);
+            self.next = next(&mut self.rows)?;
+        }
+        Ok(found)
+    }
+}
+
+fn next<T: for<'b> minicbor::Decode<'b, ()>>(
+    rows: &mut Rows<'_>,
+) -> rusqlite::Result<Option<(i64, T)>> {
     let Some(row) = rows.next()? else {
         return Ok(None);
     };

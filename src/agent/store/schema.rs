@@ -23,9 +23,14 @@ const STEPS: [&str; 2] = [
         name TEXT NOT NULL UNIQUE,
         registration BLOB,
         standing INTEGER NOT NULL DEFAULT 0,
-        observations BLOB,
         descriptor BLOB
     ) STRICT;
+    CREATE TABLE observation (
+        endpoint INTEGER NOT NULL REFERENCES endpoint ON DELETE CASCADE,
+        target BLOB NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (endpoint, target)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE contact (
         endpoint INTEGER PRIMARY KEY NOT NULL REFERENCES endpoint ON DELETE CASCADE,
         body BLOB NOT NULL

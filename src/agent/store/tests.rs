@@ -9,7 +9,7 @@ use crate::dtls::PeerIdentity;
 use crate::gateway::device::{Availability, Reason, State};
 use crate::gateway::json::{Sample, Source};
 use crate::kept::{self, Changes, Document, DocumentKey, Gateway, Kind, Urgency};
-use crate::lwm2m::{ObjectList, Path, Value, Version};
+use crate::lwm2m::{ObjectList, Path, Target, Value, Version};
 use crate::route::Route;
 use crate::secret::Secret;
 use crate::server::Terms;
@@ -301,6 +301,14 @@ fn a_row_that_makes_no_sense_is_damage() {
     assert!(refusal.contains("is damaged"), "{refusal}");
 }
 
+fn observation(target: Target) -> kept::Observation {
+    kept::Observation {
+        target,
+        token: Token::new(&[1, 2, 3]).unwrap(),
+        request: vec![0x40, 1, 0, 0],
+    }
+}
+
 fn kept_device() -> kept::Device {
     let sample = Sample {
         value: Some(Value::Float(21.5)),
@@ -328,12 +336,13 @@ fn kept_device() -> kept::Device {
             objects: ObjectList::parse(b"</>;ct=110,</1/0>,</3303/0>,</3303/1>").unwrap(),
             standing: true,
         }),
-        observations: vec![kept::Observation {
-            paths: vec![Path::instance(3303, 0)],
-            token: Token::new(&[1, 2, 3]).unwrap(),
-            request: vec![0x40, 1, 0, 0],
-            composite: false,
-        }],
+        observations: vec![
+            observation(Path::instance(3303, 0).into()),
+            observation(Target::composite([
+                Path::instance(1, 0),
+                Path::resource(3, 0, 9),
+            ])),
+        ],
         descriptor: Some(kept::Descriptor {
             name: "cellar".into(),
             birth: Some(u64::MAX),
@@ -374,10 +383,12 @@ fn changes_of(device: &kept::Device) -> Vec<Change> {
         Box::new(device.registration.clone().unwrap()),
         Urgency::Now,
     ));
-    changes.add(Change::Observed(
-        endpoint.clone(),
-        device.observations.clone(),
-    ));
+    for observation in &device.observations {
+        changes.add(Change::Observed(
+            endpoint.clone(),
+            Box::new(observation.clone()),
+        ));
+    }
     changes.add(Change::Described(
         endpoint.clone(),
         Box::new(device.descriptor.clone().unwrap()),
@@ -426,6 +437,29 @@ fn a_device_is_there_after_a_restart_with_all_that_was_known_of_it() {
     drop(store);
     // In the order in which they came.
     assert_eq!(devices(&folder), [first, second]);
+}
+
+#[test]
+fn observations_come_and_go_one_by_one() {
+    let folder = Folder::new("observations");
+    let mut store = folder.open().unwrap();
+    let mut device = kept_device();
+    store.apply_all(&changes_of(&device)).unwrap();
+    let gone = device.observations.remove(0).target;
+    let again = kept::Observation {
+        token: Token::default(),
+        ..device.observations.remove(0)
+    };
+    let endpoint = &device.endpoint;
+    store
+        .apply_all(&[
+            Change::Unobserved(endpoint.clone(), gone),
+            Change::Observed(endpoint.clone(), Box::new(again.clone())),
+        ])
+        .unwrap();
+    drop(store);
+    device.observations.push(again);
+    assert_eq!(devices(&folder), [device]);
 }
 
 #[test]

@@ -15,13 +15,27 @@ impl Sqlite {
                 "INSERT INTO endpoint (name, registration, standing) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET registration = excluded.registration, standing = excluded.standing",
                 params![&**endpoint, encode(&**registration), registration.standing],
             ),
-            Change::Ended(endpoint) => self.execute(
-                "UPDATE endpoint SET standing = 0, observations = NULL WHERE name = ?1",
-                params![&**endpoint],
+            Change::Ended(endpoint) => {
+                self.execute(
+                    "UPDATE endpoint SET standing = 0 WHERE name = ?1",
+                    params![&**endpoint],
+                )?;
+                self.execute(
+                    "DELETE FROM observation WHERE endpoint = (SELECT id FROM endpoint WHERE name = ?1)",
+                    params![&**endpoint],
+                )
+            }
+            Change::Observed(endpoint, observation) => self.execute(
+                "INSERT OR REPLACE INTO observation (endpoint, target, body) SELECT id, ?2, ?3 FROM endpoint WHERE name = ?1",
+                params![
+                    &**endpoint,
+                    encode(&observation.target),
+                    encode(&**observation)
+                ],
             ),
-            Change::Observed(endpoint, observations) => self.execute(
-                "UPDATE endpoint SET observations = ?2 WHERE name = ?1",
-                params![&**endpoint, encode(observations)],
+            Change::Unobserved(endpoint, target) => self.execute(
+                "DELETE FROM observation WHERE endpoint = (SELECT id FROM endpoint WHERE name = ?1) AND target = ?2",
+                params![&**endpoint, encode(target)],
             ),
             Change::Described(endpoint, descriptor, _) => self.execute(
                 "UPDATE endpoint SET descriptor = ?2 WHERE name = ?1",
