@@ -7,7 +7,8 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::gateway::Gateway;
-use crate::gateway::device::{About, Problem};
+use crate::gateway::device::About;
+use crate::gateway::problems::Problem;
 use crate::gateway::publish::Publish;
 use crate::kept::Urgency;
 use crate::lwm2m::{DataType, RegisteredObject, Version};

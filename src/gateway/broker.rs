@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::gateway::json::Quality;
 use crate::gateway::outbox::{Session, Ticket};
 use crate::gateway::publish::{Class, Publish, Qos};
 use crate::gateway::{AdminAccess, Event, Gateway};
@@ -353,16 +352,9 @@ impl Gateway {
                 Pass::Values => {
                     if let Some(tracked) = device.signals.get(refill.signal) {
                         refill.signal += 1;
-                        if let (Destination::Signal(signal), Some(sample)) =
-                            (&tracked.destination, &tracked.last)
-                            && signal.retain
+                        if matches!(&tracked.destination, Destination::Signal(signal) if signal.retain)
                         {
-                            let quality = match sample.suspect {
-                                _ if tracked.stale => Quality::Stale,
-                                true => Quality::Suspect,
-                                false => Quality::Cached,
-                            };
-                            batch.push(tracked.publish_of(signal, sample, quality));
+                            batch.extend(tracked.publish_again());
                         }
                         continue;
                     }

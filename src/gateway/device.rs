@@ -7,12 +7,39 @@ use serde::Serialize;
 
 use crate::gateway::command::CommandId;
 use crate::gateway::json::{Quality, Sample};
+use crate::gateway::problems::Problem;
 use crate::gateway::publish::{Class, Properties, Publish, Qos};
 use crate::gateway::watch::{Watch, Watching};
+use crate::kept;
+use crate::lwm2m::Version;
 use crate::lwm2m::{Path, Target};
-use crate::mapping::{Destination, Format, History, Kind, Profile, Signal, breaks_text};
-use crate::server::{Operation, OperationId};
+use crate::mapping::{
+    Destination, DeviceFacts, Format, History, Kind, Profile, Signal, breaks_text,
+};
+use crate::server::{DeviceId, Operation, OperationId, Server};
 use crate::time::{Instant, UnixTime};
+
+impl<'a> DeviceFacts<'a> {
+    /// What is known of a device. One that is not registered is taken for one of LwM2M 1.1 that may
+    /// have any object.
+    pub fn of(server: &'a Server, id: DeviceId) -> Option<Self> {
+        let registration = server.registration(id);
+        Some(Self {
+            endpoint: server.endpoint_name(id)?,
+            lwm2m: registration.map_or(Version::V1_1, |registration| registration.version),
+            objects: registration.map_or(&[], |registration| &registration.objects.objects),
+        })
+    }
+
+    /// What was known of a device of an earlier process, also of one that had left.
+    pub fn of_kept(endpoint: &'a str, registration: &'a kept::Registration) -> Self {
+        Self {
+            endpoint,
+            lwm2m: registration.version,
+            objects: &registration.objects.objects,
+        }
+    }
+}
 
 /// A device as MQTT shows it. It stays when the registration ends.
 #[derive(Debug)]
@@ -203,6 +230,17 @@ impl Tracked {
         }
     }
 
+    /// The value that stands, as a message for a broker that does not have it.
+    pub fn publish_again(&self) -> Option<Publish> {
+        let (signal, sample) = (self.destination.signal()?, self.last.as_ref()?);
+        let quality = match sample.suspect {
+            _ if self.stale => Quality::Stale,
+            true => Quality::Suspect,
+            false => Quality::Cached,
+        };
+        Some(self.publish_of(signal, sample, quality))
+    }
+
     /// Samples as messages of the signal's history: one that is measured now as it stands on the
     /// signal's own topic, those that were stored as one message.
     pub fn history_of(
@@ -362,58 +400,4 @@ pub struct About {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[n(3)]
     pub firmware: Option<String>,
-}
-
-/// Something about a device that an operator should know.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Problem {
-    /// What kind, of [`Problem::KINDS`].
-    pub kind: &'static str,
-    /// Where.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    /// What, for a person.
-    pub detail: String,
-}
-
-impl Problem {
-    /// Those that there are.
-    pub const KINDS: [&'static str; 7] = [
-        "observe",
-        "attributes",
-        "attribute_dropped",
-        "composite",
-        "read",
-        "send",
-        "topic",
-    ];
-
-    /// How many of them a birth message has.
-    const TOPICS_MAX: usize = 32;
-
-    /// Adds that the values of `path` have no topic, unless enough is said of topics already.
-    pub fn of_topic(problems: &mut Vec<Self>, path: Path, detail: String) {
-        if problems
-            .iter()
-            .filter(|problem| problem.is_of_a_topic())
-            .count()
-            < Self::TOPICS_MAX
-        {
-            problems.push(Self {
-                kind: "topic",
-                path: Some(path.to_string()),
-                detail,
-            });
-        }
-    }
-
-    /// Whether it says something about what another one is about.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.kind == other.kind && self.path == other.path
-    }
-
-    /// Whether it is about the topic of a signal.
-    pub fn is_of_a_topic(&self) -> bool {
-        self.kind == "topic"
-    }
 }

@@ -5,11 +5,10 @@
 //! but collected: so a busy device costs the disk no more than a quiet one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::gateway::device::{About, Availability, Device, Problem, Reason, State, Tracked};
-use crate::gateway::json::Quality;
+use crate::gateway::device::{About, Availability, Device, Reason, State, Tracked};
+use crate::gateway::problems::Problem;
 use crate::gateway::publish::Publish;
 use crate::gateway::reconcile::DEVICE_OBJECT;
 use crate::gateway::{Gateway, Output, Purpose, units};
@@ -149,11 +148,7 @@ impl Gateway {
         let Some(registration) = &kept.registration else {
             return Err("it has never registered");
         };
-        let facts = DeviceFacts {
-            endpoint: &kept.endpoint,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
-        };
+        let facts = DeviceFacts::of_kept(&kept.endpoint, registration);
         let profile = self.plan.profile(&facts);
         let id = self
             .server
@@ -181,19 +176,17 @@ impl Gateway {
         device.seen_published = now.back_to(device.availability.last_seen).instant;
         let name = device.name.clone();
         self.devices.push(device);
-        let mut stated = Vec::new();
-        for signal in kept.signals {
+        let place = |signal: kept::Signal| {
             let destination = profile.signal(&name, &facts, &signal.path, &self.models);
             let mut tracked = Tracked::new(signal.path, destination, &kept.endpoint);
             tracked.kept = true;
-            stated.extend(units::is_unit(&signal.path).then_some(signal.path));
-            self.restore_signal(id, &kept.endpoint, signal, tracked);
-        }
-        if let Some(device) = self.device_mut(id) {
-            for path in stated {
-                units::spread(device, &path);
+            if let Some(last) = &signal.last {
+                tracked.heard = now.back_to(last.time).instant;
             }
-        }
+            (signal, tracked)
+        };
+        let signals = kept.signals.into_iter().map(place).collect();
+        self.restore_signals(id, signals);
         if let (Some(registration), Some(device)) = (
             self.server.registration(id),
             self.devices.get_mut(id.0 as usize),
@@ -210,24 +203,28 @@ impl Gateway {
         Ok(())
     }
 
-    /// A signal stands as it did; if its topic is another one now, the old one is cleared and the
-    /// value moves.
-    pub(super) fn restore_signal(
+    /// Signals stand as they did, each in the place that the mapping has for it now. The units that
+    /// sensors state come first, so that what they are of is published with them.
+    pub(super) fn restore_signals(
         &mut self,
         id: DeviceId,
-        endpoint: &Arc<str>,
-        kept: kept::Signal,
-        mut tracked: Tracked,
+        mut signals: Vec<(kept::Signal, Tracked)>,
     ) {
+        signals.sort_by_key(|(kept, _)| !units::is_unit(&kept.path));
+        for (kept, tracked) in signals {
+            self.restore_signal(id, kept, tracked);
+        }
+    }
+
+    /// A signal stands as it did; if its topic is another one now, the old one is cleared and the
+    /// value moves.
+    fn restore_signal(&mut self, id: DeviceId, kept: kept::Signal, mut tracked: Tracked) {
         tracked.last = kept.last;
         let path = tracked.path;
-        let claimed = match &tracked.destination {
-            Destination::Signal(signal) => {
-                let mut topics = signal.topics();
-                topics.all(|topic| self.claim_topic(id, path, topic).is_ok())
-            }
-            _ => false,
-        };
+        if let Some(unit) = self.device(id).and_then(|device| units::of(device, &path)) {
+            tracked.state_unit(&unit);
+        }
+        let claimed = self.claim_topics(id, path, &tracked.destination).is_ok();
         let stands = match &tracked.destination {
             Destination::Signal(signal) if claimed => Some(signal.clone()),
             _ => None,
@@ -239,16 +236,16 @@ impl Gateway {
             self.publish(Publish::deletion(kept.topic));
         }
         let Some(signal) = stands else {
-            let change = Change::Cleared(endpoint.clone(), path);
-            self.outputs.push_back(Output::Store(change));
+            if let Some(endpoint) = self.server.endpoint_name(id).cloned() {
+                let change = Change::Cleared(endpoint, path);
+                self.outputs.push_back(Output::Store(change));
+            }
             return;
         };
-        if !same && let Some(sample) = tracked.last.as_ref().filter(|_| signal.retain) {
-            let quality = match sample.suspect {
-                true => Quality::Suspect,
-                false => Quality::Cached,
-            };
-            let publish = tracked.publish_of(&signal, sample, quality);
+        if !same
+            && signal.retain
+            && let Some(publish) = tracked.publish_again()
+        {
             self.publish(publish);
         }
         if let Some(device) = self.device_mut(id)
@@ -393,15 +390,13 @@ impl Gateway {
 
     /// Signals of a device are no more: what is retained of them is deleted.
     pub(super) fn clear_signals(&mut self, id: DeviceId, signals: Vec<Tracked>) {
+        self.release_topics(id, &signals);
         let endpoint = self.server.endpoint_name(id).cloned();
         for tracked in signals {
             let (Destination::Signal(signal) | Destination::Raw(signal)) = &tracked.destination
             else {
                 continue;
             };
-            for topic in signal.topics() {
-                self.holders.remove(topic);
-            }
             if signal.retain && tracked.last.is_some() {
                 self.publish(Publish::deletion(signal.topic.clone()));
             }
@@ -560,24 +555,4 @@ fn cheapest(registration: &server::Registration) -> Path {
     account.map_or(ERROR_CODE, |account| {
         Path::resource(SERVER, *account, LIFETIME)
     })
-}
-
-impl Problem {
-    fn kept(&self) -> kept::Problem {
-        kept::Problem {
-            kind: self.kind.to_owned(),
-            path: self.path.clone(),
-            detail: self.detail.clone(),
-        }
-    }
-
-    /// One of a kind that is not known any more is dropped.
-    fn restored(kept: kept::Problem) -> Option<Self> {
-        let kind = Self::KINDS.into_iter().find(|known| *known == kept.kind)?;
-        Some(Self {
-            kind,
-            path: kept.path,
-            detail: kept.detail,
-        })
-    }
 }

@@ -20,7 +20,7 @@ use crate::gateway::topics::Verb;
 use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, Output};
 use crate::lwm2m::{Path, Record, Target};
-use crate::mapping::Destination;
+use crate::mapping::{Destination, DeviceFacts};
 use crate::server::{self, DeviceId, Operation};
 use crate::time::{Now, UnixTime};
 
@@ -376,10 +376,12 @@ impl Gateway {
             "value": to_json(&self.mapped(id, record)),
             "time": record.time.unwrap_or(self.live.now).to_string(),
         });
-        let destination = device.zip(self.facts(id)).map(|(device, facts)| {
-            let profile = &device.profile;
-            profile.signal(&device.name, &facts, &record.path, &self.models)
-        });
+        let destination = device
+            .zip(DeviceFacts::of(&self.server, id))
+            .map(|(device, facts)| {
+                let profile = &device.profile;
+                profile.signal(&device.name, &facts, &record.path, &self.models)
+            });
         if let Some(Destination::Signal(signal)) = destination {
             line["signal"] = format!("{}/{}", signal.instance, signal.name).into();
             if let Some(unit) = &signal.unit {

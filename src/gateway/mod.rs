@@ -19,6 +19,8 @@ mod keeping;
 mod live;
 pub mod outbox;
 mod presence;
+mod problems;
+mod progress;
 pub mod publish;
 mod queue;
 mod reconcile;

@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use super::reconcile::{DEVICE_OBJECT, Wanted};
 use crate::coap::Peer;
-use crate::gateway::device::{Availability, Device, Problem, Reason, State};
+use crate::gateway::device::{Availability, Device, Reason, State};
+use crate::gateway::problems::Problem;
 use crate::gateway::publish::Publish;
 use crate::gateway::reply::Why;
 use crate::gateway::watch::Watch;
 use crate::gateway::{Event, Gateway};
 use crate::kept::Urgency;
-use crate::mapping::{Destination, DeviceFacts, suffixed};
+use crate::mapping::{DeviceFacts, suffixed};
 use crate::server::{self, DeviceId, Operation};
 use crate::time::Now;
 
@@ -25,17 +26,15 @@ impl Gateway {
         ) else {
             return;
         };
-        let facts = DeviceFacts {
-            endpoint: &endpoint,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
+        let Some(facts) = DeviceFacts::of(&self.server, id) else {
+            return;
         };
         let profile = self.plan.profile(&facts);
         // What was observed and attached before is void.
         let Wanted {
             mut watches,
             problems,
-        } = Wanted::of(&endpoint, registration, &profile, &self.models, &[]);
+        } = Wanted::of(&facts, registration.composes(), &profile, &self.models, &[]);
         let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT.into()))
             .filter(|_| registration.has(&DEVICE_OBJECT))
             .chain(Self::unmute(registration))
@@ -237,17 +236,11 @@ impl Gateway {
         if let Some(due) = due {
             self.births.remove(&(due, id));
         }
-        self.forget_kept(id);
         self.publish(Publish::deletion(self.topics.device(&name, "availability")));
         self.publish(Publish::deletion(self.topics.birth(&name)));
         self.forget_update(now, id);
-        for tracked in signals {
-            if let Destination::Signal(signal) = tracked.destination
-                && signal.retain
-            {
-                self.publish(Publish::deletion(signal.topic.clone()));
-            }
-        }
+        self.clear_signals(id, signals);
+        self.forget_kept(id);
         self.report(
             now,
             Event::DeviceRemoved {

@@ -3,16 +3,17 @@
 use std::collections::VecDeque;
 
 use crate::coap::Code;
-use crate::gateway::device::{About, Problem, Reason, State};
+use crate::gateway::device::{About, Reason, State};
 use crate::gateway::json::Source;
+use crate::gateway::problems::Problem;
 use crate::gateway::uplink::Arrival;
 use crate::gateway::watch::{self, Watch, Watching};
-use crate::gateway::{Event, Gateway, Purpose};
+use crate::gateway::{Gateway, Purpose};
 use crate::kept::Urgency;
 use crate::lwm2m::model::Models;
 use crate::lwm2m::{Id, Path, Target, Value};
 use crate::mapping::{Desired, DeviceFacts, Profile};
-use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId, Registration};
+use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
 use crate::time::Now;
 
 /// The device object, whose content goes into the birth message.
@@ -89,11 +90,11 @@ impl Gateway {
     }
 
     fn wanted_without(&self, id: DeviceId, absent: &[Path]) -> Option<Wanted> {
-        let endpoint = self.server.endpoint_name(id)?;
-        let registration = self.server.registration(id)?;
+        let composes = self.server.registration(id)?.composes();
+        let facts = DeviceFacts::of(&self.server, id)?;
         let profile = &self.device(id)?.profile;
         let models = &self.models;
-        Some(Wanted::of(endpoint, registration, profile, models, absent))
+        Some(Wanted::of(&facts, composes, profile, models, absent))
     }
 
     /// Goes on with what an earlier process observed of a device. The attributes are those that the
@@ -279,7 +280,7 @@ impl Gateway {
                         }
                         if polled.is_some() {
                             self.problem_over(now, id, "read", &target);
-                            self.take_answer(now, id, Source::Read, answer);
+                            self.take_answer(now, id, Source::Read, &target, answer);
                         }
                     }
                     Err(error) if polled.is_some() => {
@@ -314,7 +315,7 @@ impl Gateway {
             Ok(answer) => {
                 let observing = answer.observing;
                 let apart = answer.single && target.is_composite();
-                self.take_answer(now, id, Source::Notify, answer);
+                self.take_answer(now, id, Source::Notify, target, answer);
                 if apart {
                     return self.split_watch(now, id, target);
                 }
@@ -410,14 +411,26 @@ impl Gateway {
         self.continue_setup(now, id);
     }
 
-    fn take_answer(&mut self, now: Now, id: DeviceId, source: Source, answer: Answer) {
+    /// Takes the values of an answer to a Read or Observe of `nodes`.
+    pub(super) fn take_answer(
+        &mut self,
+        now: Now,
+        id: DeviceId,
+        source: Source,
+        nodes: &Target,
+        answer: Answer,
+    ) {
         let arrival = Arrival {
             now,
             device: id,
             source,
             overtaken: false,
         };
-        self.take_values(arrival, answer.records, answer.problems);
+        match answer.single {
+            // One that was refused meanwhile is passed over.
+            true => self.take_values(arrival, answer.records, answer.problems),
+            false => self.take_all_values(arrival, nodes, answer.records, answer.problems),
+        }
     }
 
     /// Takes what a device says of itself. What it turns out not to have is not observed.
@@ -478,62 +491,6 @@ impl Gateway {
         }
         self.keep_descriptor(id, Urgency::Soon);
     }
-
-    /// Says that a node is not reported as it should be, unless that was said.
-    pub(super) fn report_problem(
-        &mut self,
-        now: Now,
-        id: DeviceId,
-        kind: &'static str,
-        target: &Target,
-        detail: String,
-    ) {
-        let Some(device) = self.device_mut(id) else {
-            return;
-        };
-        let problem = Problem {
-            kind,
-            path: Some(target.to_string()),
-            detail: detail.clone(),
-        };
-        if device.problems.contains(&problem) {
-            return;
-        }
-        // One a path, however often it fails.
-        device.problems.retain(|known| !known.is_same(&problem));
-        device.problems.push(problem);
-        let event = Event::ObserveFailed {
-            device: device.name.to_string(),
-            path: target.to_string(),
-            detail,
-        };
-        self.report(now, event);
-        self.birth_later(now, id);
-    }
-
-    /// What was said of a node is true no longer.
-    pub(super) fn problem_over(
-        &mut self,
-        now: Now,
-        id: DeviceId,
-        kind: &'static str,
-        target: &Target,
-    ) {
-        let Some(device) = self.device_mut(id) else {
-            return;
-        };
-        if device.problems.is_empty() {
-            return;
-        }
-        let path = target.to_string();
-        let before = device.problems.len();
-        device
-            .problems
-            .retain(|known| known.kind != kind || known.path.as_ref() != Some(&path));
-        if device.problems.len() < before {
-            self.birth_later(now, id);
-        }
-    }
 }
 
 /// What is to be watched of a device, and what of it cannot be as the plan says.
@@ -545,22 +502,18 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// By the profile of a device and by what it can do.
+    /// By the profile of a device and by what it can do: whether it may have composite operations,
+    /// and which nodes it turned out not to have.
     pub(super) fn of(
-        endpoint: &str,
-        registration: &Registration,
+        facts: &DeviceFacts<'_>,
+        composes: bool,
         profile: &Profile,
         models: &Models,
         absent: &[Path],
     ) -> Self {
-        let facts = DeviceFacts {
-            endpoint,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
-        };
-        let desired = profile.observations(&facts, models);
+        let desired = profile.observations(facts, models);
         let mut problems: Vec<_> = desired.iter().filter_map(dropped_attributes).collect();
-        let (strategy, composes) = (profile.strategy(), registration.composes());
+        let strategy = profile.strategy();
         if strategy.is_composite() && !composes {
             problems.push(not_composite());
         }

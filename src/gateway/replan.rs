@@ -1,10 +1,8 @@
 //! Another plan while devices are here: what differs is asked of them and published, and nothing
 //! else.
 
-use std::sync::Arc;
-
+use crate::gateway::Gateway;
 use crate::gateway::device::Tracked;
-use crate::gateway::{Gateway, units};
 use crate::kept;
 use crate::lwm2m::model::Models;
 use crate::mapping::{Destination, DeviceFacts, Plan, Profile};
@@ -35,16 +33,11 @@ impl Gateway {
 
     /// Brings a registered device to its profile in the plan.
     fn replan(&mut self, now: Now, id: DeviceId) {
-        let (Some(endpoint), Some(registration)) = (
-            self.server.endpoint_name(id).cloned(),
-            self.server.registration(id),
-        ) else {
+        if self.server.registration(id).is_none() {
             return;
-        };
-        let facts = DeviceFacts {
-            endpoint: &endpoint,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
+        }
+        let Some(facts) = DeviceFacts::of(&self.server, id) else {
+            return;
         };
         let profile = self.plan.profile(&facts);
         let Some(device) = self.devices.get_mut(id.0 as usize) else {
@@ -56,7 +49,7 @@ impl Gateway {
         }
         // What was wrong may be right now; what is wrong still comes up again.
         device.problems.clear();
-        self.rename_signals(id, &endpoint, &profile);
+        self.rename_signals(id, &profile);
         self.reconcile(now, id);
         self.birth_later(now, id);
         self.keep_descriptor(id, kept::Urgency::Soon);
@@ -64,50 +57,31 @@ impl Gateway {
     }
 
     /// Gives each signal of a device the place that its profile has for it; its value goes along.
-    fn rename_signals(&mut self, id: DeviceId, endpoint: &Arc<str>, profile: &Arc<Profile>) {
-        let (Some(registration), Some(device)) = (
-            self.server.registration(id),
+    fn rename_signals(&mut self, id: DeviceId, profile: &Profile) {
+        let (Some(facts), Some(device)) = (
+            DeviceFacts::of(&self.server, id),
             self.devices.get_mut(id.0 as usize),
         ) else {
             return;
         };
-        let facts = DeviceFacts {
-            endpoint,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
-        };
-        let mut moves = Vec::new();
-        for old in std::mem::take(&mut device.signals) {
-            let destination = profile.signal(&device.name, &facts, &old.path, &self.models);
-            let mut new = Tracked::new(old.path, destination, endpoint);
-            (new.kept, new.heard, new.stale) = (old.kept, old.heard, old.stale);
-            moves.push((old, new));
-        }
-        for (old, _) in &moves {
-            if let Destination::Signal(signal) | Destination::Raw(signal) = &old.destination {
-                for topic in signal.topics() {
-                    self.holders.remove(topic);
-                }
-            }
-        }
-        let mut stated = Vec::new();
-        for (old, new) in moves {
-            let (Destination::Signal(signal) | Destination::Raw(signal)) = old.destination else {
+        let olds = std::mem::take(&mut device.signals);
+        let mut moves = Vec::with_capacity(olds.len());
+        for old in &olds {
+            let (Destination::Signal(signal) | Destination::Raw(signal)) = &old.destination else {
                 continue;
             };
-            stated.extend(units::is_unit(&old.path).then_some(old.path));
+            let destination = profile.signal(&device.name, &facts, &old.path, &self.models);
+            let mut new = Tracked::new(old.path, destination, facts.endpoint);
+            (new.kept, new.heard, new.stale) = (old.kept, old.heard, old.stale);
             let stood = kept::Signal {
                 path: old.path,
-                topic: signal.topic,
+                topic: signal.topic.clone(),
                 retained: signal.retain,
-                last: old.last,
+                last: old.last.clone(),
             };
-            self.restore_signal(id, endpoint, stood, new);
+            moves.push((stood, new));
         }
-        if let Some(device) = self.device_mut(id) {
-            for path in stated {
-                units::spread(device, &path);
-            }
-        }
+        self.release_topics(id, &olds);
+        self.restore_signals(id, moves);
     }
 }

@@ -10,8 +10,10 @@ use crate::gateway::Gateway;
 use crate::gateway::device::{Device, State, Tracked};
 use crate::gateway::json::Quality;
 use crate::gateway::publish::Publish;
+use crate::gateway::uplink::Arrival;
 use crate::gateway::watch::{Watch, Watching};
-use crate::lwm2m::Target;
+use crate::lwm2m::codec::Problem;
+use crate::lwm2m::{Path, Record, Target};
 use crate::mapping::{Destination, Format, OnOffline, Signal, StaleAfter};
 use crate::server::DeviceId;
 use crate::time::{Instant, Now};
@@ -162,6 +164,43 @@ impl Gateway {
         }
         for publish in publishes {
             self.publish(publish);
+        }
+    }
+
+    /// Takes the values of a payload that says all there is at and below `nodes`, and takes back
+    /// what stands of resources that are not in it: the device has them no longer.
+    ///
+    /// Nothing is taken back for a payload that came late, that has parts which could not be read,
+    /// or that holds samples of different times: what is not in it may be there all the same. Nor
+    /// for an empty one, which some devices send for want of anything better.
+    pub(super) fn take_all_values(
+        &mut self,
+        arrival: Arrival,
+        nodes: &Target,
+        records: Vec<Record>,
+        problems: Vec<Problem>,
+    ) {
+        let is_whole = !arrival.overtaken
+            && problems.is_empty()
+            && !records.is_empty()
+            && records
+                .iter()
+                .is_sorted_by(|one, other| one.time == other.time);
+        let mut said: Vec<Path> = records.iter().map(|record| record.path).collect();
+        self.take_values(arrival, records, problems);
+        if !is_whole {
+            return;
+        }
+        said.sort_unstable();
+        let is_gone = |path: &Path| nodes.contains(path) && said.binary_search(path).is_err();
+        let device = self.devices.get_mut(arrival.device.0 as usize);
+        let gone: Vec<_> = device
+            .into_iter()
+            .flat_map(|device| device.signals.extract_if(.., |it| is_gone(&it.path)))
+            .collect();
+        if !gone.is_empty() {
+            self.clear_signals(arrival.device, gone);
+            self.birth_later(arrival.now, arrival.device);
         }
     }
 

@@ -11,7 +11,6 @@ use crate::gateway::reply::{CommandError, ErrorKind};
 use crate::gateway::topics::Verb;
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::lwm2m::codec::{Change, ResourceTypes};
-use crate::lwm2m::model::Version;
 use crate::lwm2m::path::MAX_ID;
 use crate::lwm2m::{Arguments, AttributeChange, Id, Level, Path, Record, Target};
 use crate::mapping::{Destination, DeviceFacts, Signal};
@@ -72,17 +71,6 @@ impl Gateway {
         }
     }
 
-    /// What is known of a device. One that is not registered is taken for one of LwM2M 1.1 that may
-    /// have any object.
-    pub(super) fn facts(&self, id: DeviceId) -> Option<DeviceFacts<'_>> {
-        let registration = self.server.registration(id);
-        Some(DeviceFacts {
-            endpoint: self.server.endpoint_name(id)?,
-            lwm2m: registration.map_or(Version::V1_1, |registration| registration.version),
-            objects: registration.map_or(&[], |registration| &registration.objects.objects),
-        })
-    }
-
     /// The signal `instance/name` of a device.
     pub(super) fn signal(
         &self,
@@ -91,7 +79,7 @@ impl Gateway {
         name: &str,
     ) -> Result<Signal, CommandError> {
         let device = self.device(id);
-        let (Some(facts), Some(device)) = (self.facts(id), device) else {
+        let (Some(facts), Some(device)) = (DeviceFacts::of(&self.server, id), device) else {
             return Err(CommandError::passing(
                 ErrorKind::Offline,
                 "the device is not registered",
@@ -200,7 +188,8 @@ impl Gateway {
                 format!("there is no command {command}"),
             )
         };
-        let (Some(facts), Some(device)) = (self.facts(id), self.device(id)) else {
+        let (Some(facts), Some(device)) = (DeviceFacts::of(&self.server, id), self.device(id))
+        else {
             return Err(CommandError::passing(
                 ErrorKind::Offline,
                 "the device is not registered",
@@ -413,11 +402,14 @@ impl Gateway {
 
     /// A value as the mapping shows it.
     pub(super) fn mapped(&self, id: DeviceId, record: &Record) -> crate::lwm2m::Value {
-        let destination = self.device(id).zip(self.facts(id)).map(|(device, facts)| {
-            device
-                .profile
-                .signal(&device.name, &facts, &record.path, &self.models)
-        });
+        let destination =
+            self.device(id)
+                .zip(DeviceFacts::of(&self.server, id))
+                .map(|(device, facts)| {
+                    device
+                        .profile
+                        .signal(&device.name, &facts, &record.path, &self.models)
+                });
         match destination {
             Some(Destination::Signal(Signal {
                 transform: Some(transform),

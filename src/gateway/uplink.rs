@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::coap::Peer;
-use crate::gateway::device::{self, Reason, State, Tracked};
+use crate::gateway::device::{Reason, State, Tracked};
 use crate::gateway::json::{Sample, Source};
+use crate::gateway::problems;
 use crate::gateway::topics::Owner;
 use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, units};
@@ -143,16 +144,13 @@ impl Gateway {
                 self.on_observation_heard(now, device, &target);
                 self.on_contact(now, device, Reason::Notify);
                 self.on_update_values(now, device, &records);
-                self.take_values(
-                    Arrival {
-                        now,
-                        device,
-                        source: Source::Notify,
-                        overtaken,
-                    },
-                    records,
-                    problems,
-                );
+                let arrival = Arrival {
+                    now,
+                    device,
+                    source: Source::Notify,
+                    overtaken,
+                };
+                self.take_all_values(arrival, &target, records, problems);
                 // The values are in the outbox: they are ours now.
                 if let Some(receipt) = receipt {
                     self.server.acknowledge(now, receipt);
@@ -410,17 +408,12 @@ impl Gateway {
             self.counters.signals_full += 1;
             return None;
         }
-        let endpoint = self.server.endpoint_name(id)?;
-        let registration = self.server.registration(id)?;
-        let facts = DeviceFacts {
-            endpoint,
-            lwm2m: registration.version,
-            objects: &registration.objects.objects,
-        };
+        self.server.registration(id)?;
+        let facts = DeviceFacts::of(&self.server, id)?;
         let destination = device
             .profile
             .signal(&device.name, &facts, &path, &self.models);
-        let mut tracked = Tracked::new(path, destination, endpoint);
+        let mut tracked = Tracked::new(path, destination, facts.endpoint);
         if let Some(unit) = units::of(device, &path) {
             tracked.state_unit(&unit);
         }
@@ -429,11 +422,7 @@ impl Gateway {
         {
             tracked.fresh_for = seconds;
         }
-        let mut refused = None;
-        if let Destination::Signal(signal) | Destination::Raw(signal) = &tracked.destination {
-            let mut topics = signal.topics();
-            refused = topics.find_map(|topic| self.claim_topic(id, path, topic).err());
-        }
+        let refused = self.claim_topics(id, path, &tracked.destination).err();
         if refused.is_some() {
             self.counters.topics_refused += 1;
             tracked.destination = Destination::Drop;
@@ -441,20 +430,46 @@ impl Gateway {
         let device = self.device_mut(id)?;
         device.signals.insert(index, tracked);
         if let Some(detail) = refused {
-            device::Problem::of_topic(&mut device.problems, path, detail);
+            problems::Problem::of_topic(&mut device.problems, path, detail);
         }
         self.birth_later(now, id);
         Some(index)
     }
 
-    /// Whether the values of a signal may go to a topic, into which went what the device chose;
-    /// why not, if not. The first one on a topic keeps it (MQTT contract §0).
-    pub(super) fn claim_topic(
+    /// Whether the values of a path may go where the mapping says, into which went what the device
+    /// chose; why not, if not. The first one on a topic keeps it (MQTT contract §0).
+    pub(super) fn claim_topics(
         &mut self,
         id: DeviceId,
         path: Path,
-        topic: &Arc<str>,
+        destination: &Destination,
     ) -> Result<(), String> {
+        let topics = destination.signal().into_iter().flat_map(Signal::topics);
+        let claimed = topics
+            .into_iter()
+            .try_for_each(|topic| self.claim_topic(id, path, topic));
+        if claimed.is_err() {
+            self.release(id, path, destination);
+        }
+        claimed
+    }
+
+    /// The topics of signals are free for whoever comes next.
+    pub(super) fn release_topics(&mut self, id: DeviceId, signals: &[Tracked]) {
+        for tracked in signals {
+            self.release(id, tracked.path, &tracked.destination);
+        }
+    }
+
+    fn release(&mut self, id: DeviceId, path: Path, destination: &Destination) {
+        for topic in destination.signal().into_iter().flat_map(Signal::topics) {
+            if self.holders.get(topic) == Some(&(id, path)) {
+                self.holders.remove(topic);
+            }
+        }
+    }
+
+    fn claim_topic(&mut self, id: DeviceId, path: Path, topic: &Arc<str>) -> Result<(), String> {
         let Some(device) = self.devices.get(id.0 as usize) else {
             return Ok(());
         };

@@ -88,6 +88,16 @@ pub enum Destination {
     Drop,
 }
 
+impl Destination {
+    /// How it is published, if it is.
+    pub const fn signal(&self) -> Option<&Signal> {
+        match self {
+            Self::Signal(signal) | Self::Raw(signal) => Some(signal),
+            Self::Count | Self::Drop => None,
+        }
+    }
+}
+
 /// One resource of one device, and how it is published.
 #[derive(Clone, Debug)]
 pub struct Signal {

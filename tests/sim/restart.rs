@@ -203,6 +203,42 @@ fn a_value_moves_when_the_mapping_gives_it_another_topic() {
 }
 
 #[test]
+fn a_moved_value_has_the_unit_that_its_sensor_stated_in_a_later_resource() {
+    let mut rig = Rig::new();
+    rig.add_registered();
+    rig.stop();
+    let mapping = "[[signal]]\nname = \"warmth\"\npath = \"/3303/*/5700\"";
+    rig.start(Rig::setup(Rig::plan(mapping)));
+    rig.run(SECOND);
+    let moved = rig.broker.json("lwm2mqtt/d/dev1/v/temperature-0/warmth");
+    assert_eq!(
+        (&moved["value"], &moved["unit"]),
+        (&21.5.into(), &"Cel".into())
+    );
+}
+
+#[test]
+fn a_value_is_not_stale_because_the_agent_began_anew() {
+    let mapping = r#"
+        [[signal]]
+        name = "warmth"
+        path = "/3303/*/5700"
+        stale_after = "2m"
+        "#;
+    let mut rig = Rig::with_mapping(mapping);
+    let device = rig.add_registered();
+    rig.run(250 * SECOND);
+    rig.notify(device, "/3303/0", temperature(22.5), true);
+    rig.run(SECOND);
+    rig.stop();
+    rig.start(Rig::setup(Rig::plan(mapping)));
+    assert_eq!(update(&mut rig, device), Code::CHANGED);
+    rig.run(10 * SECOND);
+    let topic = "lwm2mqtt/d/dev1/v/temperature-0/warmth";
+    assert_eq!(rig.broker.json(topic)["quality"], "good");
+}
+
+#[test]
 fn the_name_of_a_device_stays_its_own_over_a_restart() {
     let mut rig = Rig::new();
     let (first, second) = (rig.add_sensor(), rig.add_sensor());

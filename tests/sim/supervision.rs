@@ -299,6 +299,61 @@ stale_after = "30s"
 }
 
 #[test]
+fn a_stale_value_that_moves_to_another_topic_is_stale_there() {
+    let (mut rig, device) = registered(MAPPING);
+    rig.devices[device].dead = true;
+    rig.run(3 * MINUTE);
+    assert_eq!(rig.broker.json(VALUE)["quality"], "stale");
+    let renamed = MAPPING.replace("\"temperature\"", "\"warmth\"");
+    rig.gateway.set_plan(rig.now, Rig::plan(&renamed));
+    rig.input(Input::Timeout);
+    let moved = rig.broker.json("lwm2mqtt/d/dev1/v/temperature-0/warmth");
+    assert_eq!(moved["quality"], "stale");
+}
+
+const UNITS: &str = "lwm2mqtt/d/dev1/v/temperature-0/sensor-units";
+
+#[test]
+fn a_resource_that_its_instance_has_no_longer_is_taken_back() {
+    let (mut rig, device) = registered(MAPPING);
+    assert_eq!(rig.broker.json(UNITS)["value"], "Cel");
+    rig.notify(device, "/3303/0", temperature(22.0), true);
+    rig.run(2 * SECOND);
+    assert!(!rig.broker.retained.contains_key(UNITS));
+    assert_eq!(rig.broker.json(VALUE)["value"], 22.0);
+    let birth = rig.broker.json("lwm2mqtt/d/dev1");
+    assert!(
+        birth["signals"]["temperature-0/sensor-units"].is_null(),
+        "{birth}"
+    );
+    // Nothing is left for a broker that has to be filled again.
+    rig.disconnect();
+    rig.broker.retained.clear();
+    rig.connect();
+    rig.run(20 * SECOND);
+    assert!(!rig.broker.retained.contains_key(UNITS));
+    // It is there again.
+    let both = r#"[{"bn":"/3303/0/","n":"5700","v":21.5},{"n":"5701","vs":"K"}]"#;
+    rig.notify(device, "/3303/0", content(110, both), true);
+    rig.run(SECOND);
+    assert_eq!(rig.broker.json(UNITS)["value"], "K");
+}
+
+#[test]
+fn what_is_not_in_a_payload_that_is_not_the_whole_is_there_all_the_same() {
+    let (mut rig, device) = registered(MAPPING);
+    for payload in [
+        r#"[{"n":"/3303/0/5700","vs":"no number"}]"#,
+        r#"[{"n":"/3303/0/5700","v":1,"t":1795360700},{"n":"/3303/0/5700","v":2,"t":1795360710}]"#,
+        "[]",
+    ] {
+        rig.notify(device, "/3303/0", content(110, payload), true);
+        rig.run(SECOND);
+        assert_eq!(rig.broker.json(UNITS)["value"], "Cel", "{payload}");
+    }
+}
+
+#[test]
 fn what_becomes_of_the_values_of_a_device_that_leaves_is_what_the_mapping_says() {
     let (mut rig, device) = registered(
         r#"
