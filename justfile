@@ -40,7 +40,7 @@ interop *WORDS:
     script/setup --interop
     cargo test --features interop --test interop -- {{WORDS}}
 
-# docs/conformance.md, made anew from the tests.
+# docs/conformance.md and docs/wishes.md, made anew from the tests.
 conformance:
     LWM2MQTT_BLESS=1 cargo test --test conformance
 

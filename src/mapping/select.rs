@@ -110,6 +110,7 @@ mod tests {
     use super::*;
     use crate::lwm2m::registered::RegisteredObject;
 
+    // wish: 4
     #[test]
     fn an_object_condition_bounds_the_version() {
         let condition: ObjectCondition = "33210 >=2.0 <3.0".parse().unwrap();

@@ -137,6 +137,7 @@ fn without_a_mapping_applications_battery_location_and_firmware_are_observed() {
     );
 }
 
+// wish: 14
 #[test]
 fn a_signal_that_drops_the_rest_is_the_only_observation_of_its_instance() {
     let plan = plan(

@@ -151,6 +151,7 @@ async fn a_device_stands_on_mqtt_takes_a_command_and_leaves() {
     assert!(retained.retain && json(&retained)["state"] == "offline");
 }
 
+// wish: 19
 #[tokio::test]
 async fn the_answer_goes_where_mqtt_5_says() {
     let broker = Broker::start();

@@ -1,4 +1,5 @@
-//! Which test shows which case of conformance: `docs/conformance.md`, made from `cases.txt` and the
+//! Which test shows which case of conformance, and which answers what users wish:
+//! `docs/conformance.md` and `docs/wishes.md`, made from `cases.txt` and `wishes.txt` and the
 //! annotations in the sources, and held to them.
 
 #![allow(
@@ -14,36 +15,69 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const CASES: &str = include_str!("cases.txt");
-const MARK: &str = "// conformance:";
-const TABLE: &str = "docs/conformance.md";
+/// A list of cases, and the document that says which test shows which.
+struct List {
+    /// What begins the comment above a test.
+    mark: &'static str,
+    source: &'static str,
+    cases: &'static str,
+    document: &'static str,
+    /// What stands above the count.
+    preface: &'static str,
+    /// What the first three columns are called.
+    columns: [&'static str; 3],
+}
 
-/// A line of `cases.txt`.
+const LISTS: [List; 2] = [
+    List {
+        mark: "// conformance:",
+        source: "tests/conformance/cases.txt",
+        cases: include_str!("cases.txt"),
+        document: "docs/conformance.md",
+        preface: "# Conformance\n\n\
+            Made from the tests by `just conformance`; `tests/conformance` holds it to them. The cases are those of the OMA enabler test\n\
+            specification for LwM2M 1.2 in our own words, then the mistakes that implementations are known for. *Judged* is whose behaviour a\n\
+            case looks at: S server, B bootstrap server, C client, X codec; where it is C alone, the server has to be able to ask for it.\n",
+        columns: ["Case", "Judged", "What has to be seen"],
+    },
+    List {
+        mark: "// wish:",
+        source: "tests/conformance/wishes.txt",
+        cases: include_str!("wishes.txt"),
+        document: "docs/wishes.md",
+        preface: "# What users wish\n\n\
+            Complaints that stand in the trackers of servers, bridges and gateways of this kind, and what this one does about each. Made from\n\
+            the tests by `just conformance`, as `docs/conformance.md` is.\n",
+        columns: ["#", "What they say", "The answer"],
+    },
+];
+
+/// A line of a list.
 struct Case {
     chapter: &'static str,
     id: &'static str,
-    judged: &'static str,
-    meaning: &'static str,
+    second: &'static str,
+    third: &'static str,
     /// What is not shown, and why.
     gap: Option<&'static str>,
 }
 
-fn cases() -> Vec<Case> {
+fn cases(list: &List) -> Vec<Case> {
     let mut chapter = "";
     let mut cases = Vec::new();
-    for line in CASES.lines().map(str::trim) {
+    for line in list.cases.lines().map(str::trim) {
         if let Some(title) = line.strip_prefix("= ") {
             chapter = title;
         } else if !line.is_empty() && !line.starts_with('#') {
             let fields: Vec<_> = line.split('|').map(str::trim).collect();
-            let [id, judged, meaning, gap] = fields[..] else {
+            let [id, second, third, gap] = fields[..] else {
                 panic!("four fields: {line}");
             };
             cases.push(Case {
                 chapter,
                 id,
-                judged,
-                meaning,
+                second,
+                third,
                 gap: Some(gap).filter(|gap| !gap.is_empty()),
             });
         }
@@ -61,11 +95,11 @@ struct Shown {
 }
 
 /// The annotations of one file. Each stands above a `fn`, with attributes and comments between.
-fn annotations(file: &str, text: &str) -> Vec<Shown> {
+fn annotations(mark: &str, file: &str, text: &str) -> Vec<Shown> {
     let lines: Vec<_> = text.lines().map(str::trim).collect();
     let mut found = Vec::new();
     for (index, line) in lines.iter().enumerate() {
-        let Some(ids) = line.strip_prefix(MARK) else {
+        let Some(ids) = line.strip_prefix(mark) else {
             continue;
         };
         let next = lines[index + 1..]
@@ -97,7 +131,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn all_annotations() -> Vec<Shown> {
+fn all_annotations(list: &List) -> Vec<Shown> {
     let mut files = Vec::new();
     for folder in ["src", "tests"] {
         sources(&root().join(folder), &mut files);
@@ -108,7 +142,7 @@ fn all_annotations() -> Vec<Shown> {
         .filter(|file| !file.ends_with(file!()))
         .flat_map(|file| {
             let name = file.strip_prefix(root()).unwrap().display().to_string();
-            annotations(&name, &fs::read_to_string(file).unwrap())
+            annotations(list.mark, &name, &fs::read_to_string(file).unwrap())
         })
         .collect()
 }
@@ -125,32 +159,29 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// The whole document.
-fn table(cases: &[Case], shown: &[Shown]) -> String {
+fn table(list: &List, cases: &[Case], shown: &[Shown]) -> String {
     let mut tests: BTreeMap<&str, BTreeSet<(&str, &str)>> = BTreeMap::new();
     for it in shown {
         for id in &it.ids {
             tests.entry(id).or_default().insert((&it.file, &it.test));
         }
     }
-    let count = |of: &dyn Fn(&Case) -> bool| cases.iter().filter(|case| of(case)).count();
-    let shows = |case: &Case| tests.contains_key(case.id);
+    let all = cases.len();
+    let shown = cases.iter().filter(|case| tests.contains_key(case.id));
+    let shown = shown.count();
     let mut text = format!(
-        "# Conformance\n\n\
-         Made from the tests by `just conformance`; `tests/conformance` holds it to them. The cases are those of the OMA enabler test\n\
-         specification for LwM2M 1.2 in our own words, then the mistakes that implementations are known for. *Judged* is whose behaviour a\n\
-         case looks at: S server, B bootstrap server, C client, X codec; where it is C alone, the server has to be able to ask for it.\n\n\
-         {} cases: {} shown by a test, {} not, with the reason.\n",
-        cases.len(),
-        count(&shows),
-        count(&|case| !shows(case)),
+        "{}\n{all} cases: {shown} shown by a test, {} not, with the reason.\n",
+        list.preface,
+        all - shown,
     );
+    let [first, second, third] = list.columns;
     let mut chapter = "";
     for case in cases {
         if case.chapter != chapter {
             chapter = case.chapter;
             write!(
                 text,
-                "\n## {chapter}\n\n| Case | Judged | What has to be seen | Shown by |\n|---|---|---|---|\n"
+                "\n## {chapter}\n\n| {first} | {second} | {third} | Shown by |\n|---|---|---|---|\n"
             )
             .unwrap();
         }
@@ -163,7 +194,7 @@ fn table(cases: &[Case], shown: &[Shown]) -> String {
         writeln!(
             text,
             "| {} | {} | {} | {cells} |",
-            case.id, case.judged, case.meaning
+            case.id, case.second, case.third
         )
         .unwrap();
     }
@@ -172,61 +203,74 @@ fn table(cases: &[Case], shown: &[Shown]) -> String {
 
 #[test]
 fn every_annotation_names_a_case_and_stands_above_a_test() {
-    let known: BTreeSet<_> = cases().iter().map(|case| case.id).collect();
-    for shown in all_annotations() {
-        for id in &shown.ids {
-            let Shown { file, line, .. } = &shown;
-            assert!(
-                known.contains(id.as_str()),
-                "{file}:{line}: no case {id:?} in tests/conformance/cases.txt"
-            );
+    for list in &LISTS {
+        let known: BTreeSet<_> = cases(list).iter().map(|case| case.id).collect();
+        for shown in all_annotations(list) {
+            for id in &shown.ids {
+                let Shown { file, line, .. } = &shown;
+                assert!(
+                    known.contains(id.as_str()),
+                    "{file}:{line}: no case {id:?} in {}",
+                    list.source
+                );
+            }
         }
     }
 }
 
 #[test]
 fn every_case_has_a_test_or_a_reason() {
-    let shown = all_annotations();
-    let is_shown = |case: &Case| shown.iter().any(|it| it.ids.iter().any(|id| id == case.id));
-    let cases = cases();
-    let open: Vec<_> = cases
-        .iter()
-        .filter(|case| case.gap.is_none() && !is_shown(case))
-        .map(|case| case.id)
-        .collect();
-    assert!(open.is_empty(), "neither a test nor a reason: {open:?}");
+    for list in &LISTS {
+        let shown = all_annotations(list);
+        let is_shown = |case: &Case| shown.iter().any(|it| it.ids.iter().any(|id| id == case.id));
+        let cases = cases(list);
+        let open: Vec<_> = cases
+            .iter()
+            .filter(|case| case.gap.is_none() && !is_shown(case))
+            .map(|case| case.id)
+            .collect();
+        let source = list.source;
+        assert!(
+            open.is_empty(),
+            "neither a test nor a reason: {open:?} in {source}"
+        );
+    }
 }
 
 #[test]
 fn no_case_is_listed_twice() {
-    let mut seen = BTreeSet::new();
-    for case in cases() {
-        assert!(seen.insert(case.id), "{} stands twice", case.id);
-        assert!(!case.chapter.is_empty() && !case.judged.is_empty() && !case.meaning.is_empty());
+    for list in &LISTS {
+        let mut seen = BTreeSet::new();
+        for case in cases(list) {
+            assert!(seen.insert(case.id), "{} stands twice", case.id);
+            assert!(![case.chapter, case.second, case.third].contains(&""));
+        }
     }
 }
 
-/// `LWM2MQTT_BLESS=1` writes the document instead.
+/// `LWM2MQTT_BLESS=1` writes the documents instead.
 #[test]
-fn the_document_is_what_the_tests_say() {
-    let made = table(&cases(), &all_annotations());
-    let path = root().join(TABLE);
-    if std::env::var_os("LWM2MQTT_BLESS").is_some() {
-        return fs::write(path, made).unwrap();
+fn the_documents_are_what_the_tests_say() {
+    for list in &LISTS {
+        let made = table(list, &cases(list), &all_annotations(list));
+        let path = root().join(list.document);
+        if std::env::var_os("LWM2MQTT_BLESS").is_some() {
+            fs::write(path, made).unwrap();
+            continue;
+        }
+        let stands = fs::read_to_string(path).unwrap();
+        assert!(
+            stands == made,
+            "{} is not up to date: just conformance",
+            list.document
+        );
     }
-    let stands = fs::read_to_string(path).unwrap();
-    assert!(
-        stands == made,
-        "{TABLE} is not up to date: just conformance"
-    );
 }
 
 #[test]
 fn an_annotation_is_found_above_attributes_and_belongs_to_the_next_fn() {
-    let text = format!(
-        "{MARK} 1.1-int-101, P1\n#[test]\n// why\nfn a_b() {{}}\n    {MARK} 105\n    async fn c<T>() {{}}\n"
-    );
-    let found = annotations("x.rs", &text);
+    let text = "// mark: 1.1-int-101, P1\n#[test]\n// why\nfn a_b() {}\n    // mark: 105\n    async fn c<T>() {}\n";
+    let found = annotations("// mark:", "x.rs", text);
     let seen: Vec<_> = found
         .iter()
         .map(|it| (it.test.as_str(), it.ids.join(" ")))

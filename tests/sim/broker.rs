@@ -14,6 +14,7 @@ fn temperature(value: f64) -> lwm2mqtt::coap::Response {
     content(110, &format!(r#"[{{"n":"/3303/0/5700","v":{value}}}]"#))
 }
 
+// wish: 26
 #[test]
 fn the_newest_value_is_published_when_the_broker_is_back() {
     let mut rig = Rig::new();
@@ -58,6 +59,7 @@ fn a_broker_that_kept_everything_gets_nothing_twice() {
     assert_eq!(rig.broker.messages(VALUE).len(), before);
 }
 
+// wish: 22, 23
 #[test]
 fn a_broker_that_forgot_gets_everything_again() {
     let mut rig = Rig::new();
@@ -82,6 +84,7 @@ fn a_broker_that_forgot_gets_everything_again() {
     assert_eq!(rig.broker.json("lwm2mqtt/bridge/state")["state"], "online");
 }
 
+// wish: 22
 #[test]
 fn a_large_fleet_is_published_again_at_a_pace() {
     let mut rig = Rig::new();

@@ -86,6 +86,7 @@ fn several_signals_are_written_in_order_with_one_last_word() {
     );
 }
 
+// wish: 2
 #[test]
 fn a_read_brings_the_value_and_refreshes_the_topic() {
     let (mut rig, device) = rig();
@@ -199,6 +200,7 @@ fn requests_that_cannot_be_served_are_answered_with_a_kind() {
     );
 }
 
+// wish: 25
 #[test]
 fn a_retained_request_is_refused() {
     let (mut rig, device) = rig();
@@ -214,6 +216,7 @@ fn a_retained_request_is_refused() {
     assert!(rig.devices[device].paths(Code::PUT).is_empty());
 }
 
+// wish: 19
 #[test]
 fn mqtt_5_says_where_the_answer_goes() {
     let (mut rig, _) = rig();

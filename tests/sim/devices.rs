@@ -9,6 +9,7 @@ use crate::rig::{Rig, content};
 const SECOND: Duration = Duration::from_secs(1);
 const VALUE: &str = "lwm2mqtt/d/dev1/v/temperature-0/sensor-value";
 
+// wish: 24
 // conformance: 101
 #[test]
 fn a_registered_device_stands_on_mqtt_without_a_mapping() {
@@ -91,6 +92,7 @@ fn what_a_device_does_not_have_is_not_asked_for() {
     );
 }
 
+// wish: 7, 15
 // conformance: 103
 #[test]
 fn a_device_that_leaves_is_offline_and_its_values_stay() {
@@ -111,6 +113,7 @@ fn a_device_that_leaves_is_offline_and_its_values_stay() {
     );
 }
 
+// wish: 6, 7
 // conformance: 102
 #[test]
 fn a_device_that_falls_silent_expires_after_lifetime_and_grace() {
@@ -164,6 +167,7 @@ fn updates_keep_a_device_and_notifications_do_not() {
     );
 }
 
+// wish: 11
 // conformance: P15
 #[test]
 fn a_device_that_registers_again_is_observed_again() {
@@ -433,6 +437,7 @@ fn a_device_with_an_alternate_path_is_asked_below_it() {
     assert_eq!(rig.broker.json(VALUE)["value"], 7.5);
 }
 
+// wish: 1
 #[test]
 fn what_no_model_knows_keeps_its_numbers_and_the_type_that_it_comes_with() {
     let mut rig = Rig::new();

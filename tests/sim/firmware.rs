@@ -173,6 +173,7 @@ fn commands_are_answered_while_an_image_goes_out() {
     assert_eq!(rig.broker.json(FW)["state"], "downloading");
 }
 
+// wish: 27
 #[test]
 fn after_a_restart_the_gateway_goes_on_with_the_next_block() {
     let mut rig = rig(1_000_000, 4);
@@ -217,6 +218,7 @@ fn a_device_that_was_away_for_long_is_sent_the_rest_or_all_of_it() {
     assert_eq!(updater(&mut rig, device).updates, 1);
 }
 
+// wish: 27
 // conformance: 1.1-int-773, 1.1-int-774, 1.1-int-776, 1.1-int-777
 #[test]
 fn a_package_that_the_device_does_not_take_fails_with_its_result() {

@@ -26,6 +26,7 @@ fn sample(value: f64, time: u32) -> String {
     format!(r#"[{{"n":"/3303/0/5700","v":{value},"t":{time}}}]"#)
 }
 
+// wish: 3
 #[test]
 fn seven_old_notifications_after_a_newer_one_are_history_and_not_the_value() {
     let mut rig = Rig::with_mapping(MAPPING);
@@ -111,6 +112,7 @@ fn overtaken_notifications_without_a_time_of_their_own_are_counted_and_nothing_e
     assert_eq!(rig.gateway.counters().older, 7);
 }
 
+// wish: 3
 #[test]
 fn several_samples_in_one_message_are_one_message_of_history_and_the_newest_is_the_value() {
     let mut rig = Rig::with_mapping(MAPPING);

@@ -159,6 +159,7 @@ fn only_the_networks_that_are_named_may_come_without_security() {
     assert_eq!(register(&mut rig, inside, "dev1"), Code::CREATED);
 }
 
+// wish: 21
 #[test]
 fn of_a_removed_device_nothing_stays_on_mqtt() {
     let mut rig = rig(Join::Open);

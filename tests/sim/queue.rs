@@ -167,6 +167,7 @@ fn a_device_that_fell_asleep_over_a_request_is_not_sent_it_again_until_it_wakes(
     assert_eq!(last["status"], "done");
 }
 
+// wish: 6
 #[test]
 fn a_device_is_asleep_then_late_then_offline() {
     let (mut rig, device) = sleepy();
@@ -282,6 +283,7 @@ fn last(rig: &Rig, id: &str) -> Json {
     of_it.next_back().unwrap()
 }
 
+// wish: 16
 #[test]
 fn a_command_for_a_sleeping_device_is_queued_sent_and_done() {
     let (mut rig, device) = asleep();
@@ -360,6 +362,7 @@ fn a_device_that_woke_is_asked_one_thing_at_a_time() {
     assert_eq!(rig.devices[device].paths(Code::PUT).len(), 2);
 }
 
+// wish: 20
 #[test]
 fn what_waits_longer_than_it_may_expires() {
     let (mut rig, device) = asleep();
@@ -372,6 +375,7 @@ fn what_waits_longer_than_it_may_expires() {
     assert!(rig.devices[device].paths(Code::PUT).is_empty());
 }
 
+// wish: 20
 #[test]
 fn what_waits_can_be_cancelled() {
     let (mut rig, device) = asleep();
@@ -460,6 +464,7 @@ fn a_queue_that_is_full_takes_only_what_replaces_something() {
     );
 }
 
+// wish: 20
 #[test]
 fn an_id_that_is_known_is_answered_again_and_not_carried_out_again() {
     let (mut rig, device) = sleepy();
@@ -485,6 +490,7 @@ fn an_id_that_is_known_is_answered_again_and_not_carried_out_again() {
     assert_eq!(rig.broker.json(QUEUE)["queued"], 1);
 }
 
+// wish: 17
 #[test]
 fn queued_commands_and_final_answers_outlive_the_process() {
     let (mut rig, device) = sleepy();
@@ -511,6 +517,7 @@ fn queued_commands_and_final_answers_outlive_the_process() {
     assert!(!rig.broker.retained.contains_key(TARGET));
 }
 
+// wish: 17
 #[test]
 fn what_was_sent_when_the_process_died_ends_once_and_an_execute_is_not_repeated() {
     let (mut rig, device) = sleepy();

@@ -183,6 +183,7 @@ fn a_device_that_may_not_be_here_any_more_is_put_out_at_the_start() {
     assert_eq!(rig.broker.json(AVAILABILITY)["reason"], "blocked");
 }
 
+// wish: 21
 #[test]
 fn a_value_moves_when_the_mapping_gives_it_another_topic() {
     let mut rig = Rig::new();
@@ -238,6 +239,7 @@ fn a_value_is_not_stale_because_the_agent_began_anew() {
     assert_eq!(rig.broker.json(topic)["quality"], "good");
 }
 
+// wish: 15
 #[test]
 fn the_name_of_a_device_stays_its_own_over_a_restart() {
     let mut rig = Rig::new();
@@ -264,6 +266,7 @@ fn the_name_of_a_device_stays_its_own_over_a_restart() {
     assert_eq!(names(&rig), before);
 }
 
+// wish: 15
 #[test]
 fn nothing_is_kept_of_a_device_that_was_removed() {
     let mut rig = Rig::new();

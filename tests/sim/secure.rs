@@ -127,6 +127,7 @@ fn road(rig: &mut Rig, device: usize) -> &mut Road {
     rig.devices[device].road.as_mut().unwrap()
 }
 
+// wish: 8
 // conformance: 401
 #[test]
 fn a_device_with_the_right_key_stands_on_mqtt_and_takes_commands() {
@@ -148,6 +149,7 @@ fn a_device_with_the_right_key_stands_on_mqtt_and_takes_commands() {
     assert_eq!(shown["result"]["registration"]["address"], "10.0.0.1:5683");
 }
 
+// wish: 8
 #[test]
 fn a_wrong_key_and_an_unknown_identity_are_told_apart_to_the_operator_alone() {
     let mut rig = rig_with_sec1();
@@ -263,6 +265,7 @@ fn restart(rig: &mut Rig, device: usize, engine: Plain) -> Road {
     before
 }
 
+// wish: 9
 #[test]
 fn a_device_that_restarted_goes_on_where_it_was() {
     let mut rig = rig_with_sec1();
@@ -325,6 +328,7 @@ fn an_update_of_the_old_location_is_good_by_the_new_session() {
     assert_eq!(answer.code, Code::CHANGED);
 }
 
+// wish: 10
 // conformance: 1350
 #[test]
 fn a_device_behind_a_nat_is_followed_by_its_connection_id() {

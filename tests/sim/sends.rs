@@ -29,6 +29,7 @@ fn value(rig: &Rig, signal: &str) -> Json {
     rig.broker.json(&format!("lwm2mqtt/d/dev1/v/{signal}"))
 }
 
+// wish: 2
 // conformance: 1.1-int-306, 1.1-int-311, P23
 #[test]
 fn what_a_device_sends_stands_on_its_topics_with_its_own_time() {

@@ -111,6 +111,7 @@ fn single_is_the_default_and_one_observation_an_instance() {
     }
 }
 
+// wish: 13
 // conformance: 1.1-int-304
 #[test]
 fn composite_is_one_observation_of_everything() {
@@ -235,6 +236,7 @@ fn poll_on_wake_reads_at_each_contact_and_observes_nothing() {
     assert_eq!(rig.broker.json(VALUE)["quality"], "good");
 }
 
+// wish: 18
 #[test]
 fn poll_on_wake_reads_a_sleeper_at_each_update() {
     let mut rig = Rig::with_mapping(&mapping("poll-on-wake"));
@@ -259,6 +261,7 @@ fn poll_on_wake_reads_a_sleeper_at_each_update() {
     }
 }
 
+// wish: 18
 #[test]
 fn a_device_that_sends_is_unmuted_and_not_observed() {
     for strategy in ["send", "send-only"] {
@@ -315,6 +318,7 @@ fn a_restart_goes_on_with_composite_observations_and_written_attributes() {
     );
 }
 
+// wish: 5
 #[test]
 fn a_restart_with_other_attributes_writes_them() {
     let (mut rig, device) = registered("single", "1.1", true);

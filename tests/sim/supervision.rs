@@ -108,6 +108,7 @@ fn an_instance_that_an_update_takes_away_is_forgotten_without_a_request() {
     );
 }
 
+// wish: 12
 #[test]
 fn an_observation_that_falls_silent_is_begun_anew() {
     let (mut rig, device) = registered(MAPPING);
@@ -255,6 +256,7 @@ fn an_observation_that_the_device_ends_is_tried_again_and_its_values_are_stale()
     assert_eq!(rig.broker.json(VALUE)["quality"], "good");
 }
 
+// wish: 12
 #[test]
 fn a_value_is_stale_when_neither_observing_nor_reading_brings_another() {
     let (mut rig, device) = registered(MAPPING);
@@ -379,6 +381,7 @@ on_offline = "stale"
     assert_eq!(rig.broker.json(&light("dimmer"))["quality"], "good");
 }
 
+// wish: 10
 #[test]
 fn a_notification_under_way_while_the_observation_begins_anew_is_taken() {
     let (mut rig, device) = registered(MAPPING);
@@ -401,6 +404,7 @@ fn a_notification_under_way_while_the_observation_begins_anew_is_taken() {
     );
 }
 
+// wish: 5
 #[test]
 fn another_plan_asks_for_what_differs_and_moves_values_to_their_new_topics() {
     let (mut rig, device) = registered(MAPPING);

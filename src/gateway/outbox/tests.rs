@@ -218,6 +218,7 @@ fn while_the_broker_is_away_qos_0_keeps_state_alone() {
     assert_eq!(outbox.counters().rejected_away, 1);
 }
 
+// wish: 26
 #[test]
 fn the_oldest_samples_give_way_and_events_do_not() {
     let mut outbox = outbox(Limits {
@@ -254,6 +255,7 @@ fn bytes_are_limited_and_given_back() {
     outbox.push(event(&"x".repeat(700))).unwrap();
 }
 
+// wish: 24
 #[test]
 fn what_is_too_large_for_the_broker_is_refused_and_blocks_nothing() {
     let mut outbox = outbox(Limits::default());
@@ -511,6 +513,7 @@ mod model {
         );
     }
 
+    // wish: 26
     #[test]
     fn nothing_accepted_is_lost_however_connections_end() {
         for seed in 0..200 {

@@ -310,6 +310,7 @@ fn objects_that_hold_keys_are_out_of_reach_by_path_and_by_name() {
     assert_eq!(rig.devices[0].requests.len(), asked);
 }
 
+// wish: 25
 #[test]
 fn a_retained_request_is_not_carried_out_whoever_left_it_there() {
     let mut rig = dev1();
