@@ -318,6 +318,44 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_within_a_text_has_its_own_column() {
+        let text = "a = \"ü x y\"\nb = 'x y'\nc = \"\\\"\\u00fc\\t x y\"\nd = \"\"\"\n\\u00fc x y\"\"\"\ne = \"\"\"\nx\ny\"\"\"\n";
+        let reader = Reader::new("x.toml", text, &[]);
+        let document = reader.document();
+        let root = reader.root(&document);
+        for item in root.entries() {
+            let value = item.as_text().unwrap();
+            let start = value.find('y').unwrap();
+            reader.error("y", &item.at_bytes(start..start + 1), "y", "no y");
+            let end = value.len();
+            reader.error("end", &item.at_bytes(end..end), "end", "more");
+        }
+        drop(document);
+        let found = reader.finish();
+        let places: Vec<_> = found
+            .iter()
+            .map(|mistake| mistake.place.as_ref().unwrap())
+            .map(|place| (place.line, place.column, &text[place.span.clone()]))
+            .collect();
+        assert_eq!(
+            places,
+            [
+                (1, 10, "y"),
+                (1, 11, ""),
+                (2, 8, "y"),
+                (2, 9, ""),
+                (3, 19, "y"),
+                (3, 20, ""),
+                // A text over several lines with an escape in it is shown as a whole.
+                (4, 1, "\"\"\"\n\\u00fc x y\"\"\""),
+                (4, 1, "\"\"\"\n\\u00fc x y\"\"\""),
+                (8, 1, "y"),
+                (8, 2, ""),
+            ]
+        );
+    }
+
+    #[test]
     fn a_secret_is_never_quoted() {
         let reader = Reader::new(
             "x.toml",

@@ -256,6 +256,30 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// These bytes of a text, so that line and column are those of the mistake in it; the whole
+    /// value where the text is not written on one line.
+    pub fn at_bytes(&self, bytes: Range<usize>) -> At {
+        let value = self.value.span();
+        let written = self.reader.written(value.clone());
+        let whole = self.at();
+        let Some(text) = self.as_text() else {
+            return whole;
+        };
+        // What is written without an escape stands there word for word.
+        let place = |at| match written.find(text) {
+            Some(start) => Some(start + at),
+            None => written_place(written, at),
+        };
+        let (Some(start), Some(end)) = (place(bytes.start), place(bytes.end)) else {
+            return whole;
+        };
+        let wrong = value.start + start..value.start + end;
+        At {
+            key: wrong.clone(),
+            wrong,
+        }
+    }
+
     /// Collects an error at this value.
     pub fn error(&self, code: &'static str, message: impl Into<String>, hint: impl Into<String>) {
         self.reader.error(code, &self.at(), message, hint);
@@ -469,4 +493,33 @@ impl<'a> Item<'a> {
 
 fn integer_of(integer: &toml::de::DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+/// Where the byte `at` of a text stands in its basic string, `"…"` with escapes, on one line.
+fn written_place(written: &str, at: usize) -> Option<usize> {
+    let inside = written.strip_prefix('"').filter(|rest| {
+        let one_line = !rest.starts_with("\"\"");
+        one_line && !rest.contains('\n')
+    })?;
+    let mut text = 0;
+    let mut characters = inside.char_indices();
+    while let Some((place, c)) = characters.next() {
+        if text >= at {
+            return Some(1 + place);
+        }
+        if c != '\\' {
+            text += c.len_utf8();
+            continue;
+        }
+        let digits = match characters.next()?.1 {
+            'x' => 2,
+            'u' => 4,
+            'U' => 8,
+            _ => 0,
+        };
+        let code: String = characters.by_ref().take(digits).map(|(_, c)| c).collect();
+        let code = u32::from_str_radix(&code, 16).ok().and_then(char::from_u32);
+        text += code.map_or(1, char::len_utf8);
+    }
+    None
 }

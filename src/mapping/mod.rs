@@ -6,6 +6,7 @@
 //! Without any file, [`Plan::unmapped`] names everything after the registry.
 
 mod compile;
+pub mod expression;
 mod observe;
 mod pattern;
 mod profile;
