@@ -64,6 +64,7 @@ impl Gateway {
             server::Event::Woke(device) => self.on_contact(now, device, Reason::Notify),
             server::Event::Slept(device) => {
                 self.on_silent(now, device, State::Asleep, Reason::WindowClosed);
+                self.on_update_slept(now, device);
             }
             server::Event::Overdue(device) => {
                 self.on_silent(now, device, State::Late, Reason::Overdue);

@@ -147,6 +147,9 @@ impl Server {
         if let Some(registration) = self.registration_mut(device) {
             registration.upload = None;
         }
+        if matches!(result, Err(Failure::Timeout)) {
+            self.put_to_sleep(device);
+        }
         let result = match result {
             Ok(response) if response.code.is_success() => Ok(()),
             Ok(response) => Err(OperationError::from_response(&response)),

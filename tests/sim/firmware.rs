@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lwm2mqtt::coap::{Code, Request, Response};
+use lwm2mqtt::gateway::Setup;
 use lwm2mqtt::gateway::firmware::image::{Digest, Image};
 use lwm2mqtt::mapping::Plan;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value as Json, json};
 
-use crate::rig::{Rig, Weather};
+use crate::rig::{Rig, Weather, content};
 use crate::updater::{Update, Updater};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,8 +20,14 @@ const OBJECTS: &str = "</>;ct=110,</1/0>,</3/0>,</5/0>";
 
 /// A gateway that has an image of so many bytes, and updates so many devices at a time.
 fn rig(size: usize, parallel: usize) -> Rig {
+    with_window(size, parallel, Duration::from_secs(93))
+}
+
+/// The same, to which sleepers listen for so long.
+fn with_window(size: usize, parallel: usize, window: Duration) -> Rig {
     let mut rig = Rig::with_setup(Plan::unmapped("lwm2mqtt"), |setup| {
         setup.settings.firmware.parallel = parallel;
+        setup.settings.server.awake_window = window;
     });
     let content: Bytes = (0..size).map(|at| (at * 7 + at / 251) as u8).collect();
     rig.images.insert(Digest::of(&content), content);
@@ -45,11 +52,39 @@ fn image(rig: &Rig) -> Bytes {
 
 /// A registered device with object 5.
 fn device(rig: &mut Rig, name: &str, updater: Updater) -> usize {
+    registered(rig, name, updater, "lt=86400", OBJECTS)
+}
+
+/// A registered device with object 5 that sleeps.
+fn sleeper(rig: &mut Rig, name: &str, updater: Updater) -> usize {
+    registered(rig, name, updater, "Q", OBJECTS)
+}
+
+fn registered(rig: &mut Rig, name: &str, updater: Updater, query: &str, objects: &str) -> usize {
     let device = rig.add_device();
     rig.devices[device].updater = Some(updater);
-    rig.register(device, name, "lt=86400", OBJECTS);
+    rig.register(device, name, query, objects);
     rig.run(SECOND);
     device
+}
+
+/// The device is asleep: it hears nothing.
+fn sleep(rig: &mut Rig, device: usize, duration: Duration) {
+    rig.devices[device].dead = true;
+    rig.run(duration);
+}
+
+/// The device wakes, and says so with an Update.
+fn wake(rig: &mut Rig, device: usize) {
+    rig.devices[device].dead = false;
+    let location = rig.location(device);
+    rig.request(device, Request::new(Code::POST, location));
+}
+
+/// Where the update of a device was when it was stored last.
+fn stored(rig: &Rig) -> Json {
+    let kept = rig.kept.kept();
+    serde_json::from_slice(&kept.documents.last().unwrap().body).unwrap()
 }
 
 fn start(rig: &mut Rig, name: &str, method: &str) -> Json {
@@ -218,6 +253,172 @@ fn a_device_that_was_away_for_long_is_sent_the_rest_or_all_of_it() {
     assert_eq!(updater(&mut rig, device).updates, 1);
 }
 
+#[test]
+fn a_sleeper_is_sent_the_rest_when_it_wakes() {
+    let mut rig = with_window(500_000, 1, Duration::from_secs(10));
+    let device = sleeper(&mut rig, "dev1", Updater::default());
+    start(&mut rig, "dev1", "push");
+    rig.run(3 * SECOND);
+    assert_eq!(rig.broker.json(FW)["state"], "downloading");
+    sleep(&mut rig, device, 12 * SECOND);
+    let sent = rig.sent;
+    sleep(&mut rig, device, 60 * SECOND);
+    assert_eq!(rig.sent, sent, "nothing goes to a device that sleeps");
+    wake(&mut rig, device);
+    rig.run(20 * SECOND);
+    let whole = image(&rig);
+    assert_eq!(updater(&mut rig, device).package, whole);
+    assert_eq!(updater(&mut rig, device).updates, 1);
+    // 489 blocks; had it begun again, there would be 140 more.
+    assert!(rig.sent < 540, "{}", rig.sent);
+}
+
+#[test]
+fn a_sleeper_that_wakes_after_hours_is_sent_the_rest_or_all_of_it() {
+    let mut rig = with_window(500_000, 1, Duration::from_secs(10));
+    let device = sleeper(&mut rig, "dev1", Updater::default());
+    start(&mut rig, "dev1", "push");
+    rig.run(3 * SECOND);
+    sleep(&mut rig, device, Duration::from_secs(7200));
+    let told = rig.broker.json(FW);
+    assert_eq!(
+        (&told["state"], &told["waiting"]),
+        (&"downloading".into(), &"asleep".into())
+    );
+    wake(&mut rig, device);
+    rig.run(30 * SECOND);
+    let whole = image(&rig);
+    assert_eq!(updater(&mut rig, device).package, whole);
+    assert_eq!(updater(&mut rig, device).updates, 1);
+}
+
+#[test]
+fn an_update_that_begins_while_the_device_sleeps_waits_for_it() {
+    let mut rig = with_window(3000, 1, Duration::from_secs(10));
+    let device = sleeper(&mut rig, "dev1", Updater::default());
+    sleep(&mut rig, device, 3600 * SECOND);
+    let sent = rig.sent;
+    start(&mut rig, "dev1", "push");
+    rig.run(3600 * SECOND);
+    assert_eq!(rig.sent, sent);
+    assert_eq!(rig.broker.json(FW)["waiting"], "asleep");
+    wake(&mut rig, device);
+    rig.run(5 * SECOND);
+    assert_eq!(updater(&mut rig, device).updates, 1);
+}
+
+#[test]
+fn one_that_fell_asleep_before_its_turn_came_does_not_get_it() {
+    let mut rig = with_window(100_000, 1, Duration::from_secs(2));
+    device(&mut rig, "dev1", Updater::default());
+    let slow = sleeper(&mut rig, "dev2", Updater::default());
+    for name in ["dev1", "dev2"] {
+        start(&mut rig, name, "push");
+    }
+    sleep(&mut rig, slow, 5 * SECOND);
+    let other = device(&mut rig, "dev3", Updater::default());
+    start(&mut rig, "dev3", "push");
+    rig.run(10 * SECOND);
+    assert_eq!(updater(&mut rig, other).updates, 1);
+    assert_eq!(rig.broker.json("lwm2mqtt/d/dev2/fw")["waiting"], "asleep");
+    wake(&mut rig, slow);
+    rig.run(10 * SECOND);
+    assert_eq!(updater(&mut rig, slow).updates, 1);
+}
+
+#[test]
+fn one_that_falls_asleep_while_it_fetches_does_not_keep_the_turn() {
+    let mut rig = serving_with(|setup| {
+        setup.settings.firmware.parallel = 1;
+        setup.settings.server.awake_window = 10 * SECOND;
+    });
+    let slow = sleeper(&mut rig, "dev1", Updater::default());
+    let other = device(&mut rig, "dev2", Updater::default());
+    start(&mut rig, "dev1", "pull");
+    rig.run(SECOND);
+    start(&mut rig, "dev2", "push");
+    rig.run(SECOND);
+    assert_eq!(rig.broker.json("lwm2mqtt/d/dev2/fw")["waiting"], "turn");
+    sleep(&mut rig, slow, 200 * SECOND);
+    assert_eq!(updater(&mut rig, other).updates, 1);
+    updater(&mut rig, slow).state = 2;
+    wake(&mut rig, slow);
+    rig.run(5 * SECOND);
+    assert_eq!(updater(&mut rig, slow).updates, 1);
+}
+
+#[test]
+fn what_a_sleeper_has_installed_is_seen_when_it_wakes_even_if_it_does_not_register_anew() {
+    let mut rig = with_window(3000, 1, Duration::from_secs(10));
+    let device = sleeper(&mut rig, "dev1", Updater::default());
+    start(&mut rig, "dev1", "push");
+    rig.run(5 * SECOND);
+    assert_eq!(rig.broker.json(FW)["state"], "updating");
+    sleep(&mut rig, device, 3600 * SECOND);
+    let updater = updater(&mut rig, device);
+    (updater.state, updater.result) = (0, 1);
+    wake(&mut rig, device);
+    rig.run(5 * SECOND);
+    assert_eq!(rig.broker.json(FW)["state"], "done");
+}
+
+/// Runs until the position of the update is stored once more, and has not left since.
+fn run_until_stored(rig: &mut Rig) -> u64 {
+    let before = stored(rig)["offset"].as_u64().unwrap();
+    loop {
+        rig.run(Duration::from_millis(1));
+        let now = stored(rig)["offset"].as_u64().unwrap();
+        if now != before {
+            return now;
+        }
+    }
+}
+
+fn begin_again(rig: &mut Rig) {
+    rig.start(Rig::setup(Plan::unmapped("lwm2mqtt")));
+    tell_images(rig);
+}
+
+#[test]
+fn after_a_crash_it_goes_on_with_the_block_that_was_stored_before_it_left() {
+    let mut rig = rig(1_000_000, 4);
+    let device = device(&mut rig, "dev1", Updater::default());
+    start(&mut rig, "dev1", "push");
+    rig.run(10 * SECOND);
+    let offset = run_until_stored(&mut rig);
+    assert!(offset > 400_000, "{offset}");
+    rig.crash();
+    rig.run(SECOND);
+    begin_again(&mut rig);
+    rig.run(30 * SECOND);
+    let whole = image(&rig);
+    assert_eq!(updater(&mut rig, device).package, whole);
+    // 977 blocks; had it begun again, there would be 400 more.
+    assert!(rig.sent < 1050, "{}", rig.sent);
+    assert_eq!(updater(&mut rig, device).updates, 1);
+}
+
+#[test]
+fn after_a_crash_a_device_that_is_further_than_is_stored_gets_all_of_it_again() {
+    let mut rig = rig(1_000_000, 4);
+    let device = device(&mut rig, "dev1", Updater::default());
+    start(&mut rig, "dev1", "push");
+    rig.run(10 * SECOND);
+    run_until_stored(&mut rig);
+    rig.run(SECOND / 2);
+    rig.crash();
+    begin_again(&mut rig);
+    rig.run(60 * SECOND);
+    let whole = image(&rig);
+    assert_eq!(updater(&mut rig, device).package, whole);
+    assert_eq!(updater(&mut rig, device).updates, 1);
+    let told = rig.broker.json(FW);
+    assert_eq!(
+        (&told["state"], &told["attempt"]),
+        (&"updating".into(), &1.into())
+    );
+}
+
 // wish: 27
 // conformance: 1.1-int-773, 1.1-int-774, 1.1-int-776, 1.1-int-777
 #[test]
@@ -300,6 +501,39 @@ fn a_device_that_comes_back_without_a_result_has_failed() {
     assert!(told["reason"].as_str().unwrap().contains("says nothing"));
 }
 
+// conformance: P31
+#[test]
+fn a_device_that_comes_back_as_another_version_without_a_result_was_updated() {
+    let mut rig = rig(3000, 4);
+    let device = rig.add_sensor();
+    rig.devices[device].updater = Some(Updater::default());
+    rig.register(device, "dev1", "lt=86400", OBJECTS);
+    rig.run(SECOND);
+    let version = |rig: &mut Rig, version: &str| {
+        let payload = format!(r#"[{{"bn":"/3/0/","n":"3","vs":"{version}"}}]"#);
+        rig.devices[device].answer(Code::GET, "/3/0", content(110, &payload));
+    };
+    version(&mut rig, "1.0");
+    restart_device(&mut rig, device, "dev1", 0);
+    start(&mut rig, "dev1", "push");
+    rig.run(5 * SECOND);
+    version(&mut rig, "2.0");
+    restart_device(&mut rig, device, "dev1", 0);
+    assert_eq!(rig.broker.json(FW)["state"], "done");
+}
+
+#[test]
+fn a_version_that_was_not_known_before_proves_nothing() {
+    let mut rig = rig(3000, 4);
+    let device = device(&mut rig, "dev1", Updater::default());
+    start(&mut rig, "dev1", "push");
+    rig.run(5 * SECOND);
+    let payload = r#"[{"bn":"/3/0/","n":"3","vs":"1.0"}]"#;
+    rig.devices[device].answer(Code::GET, "/3/0", content(110, payload));
+    restart_device(&mut rig, device, "dev1", 0);
+    assert_eq!(rig.broker.json(FW)["state"], "failed");
+}
+
 #[test]
 fn an_update_that_the_user_puts_off_is_waited_for() {
     let mut rig = rig(3000, 4);
@@ -316,6 +550,9 @@ fn an_update_that_the_user_puts_off_is_waited_for() {
         (&"updating".into(), &"deferred".into())
     );
     assert_eq!(updater(&mut rig, device).updates, 1);
+    // It was looked at a thousand times, and that is no news.
+    let told = rig.broker.messages(FW).len();
+    assert!(told < 20, "{told}");
     restart_device(&mut rig, device, "dev1", 1);
     assert_eq!(rig.broker.json(FW)["state"], "done");
 }
@@ -431,7 +668,12 @@ fn what_cannot_be_begun_is_refused_with_a_reason() {
 
 /// A gateway that serves by coap and HTTP.
 fn serving() -> Rig {
+    serving_with(|_| {})
+}
+
+fn serving_with(adjust: impl FnOnce(&mut Setup)) -> Rig {
     let mut rig = Rig::with_setup(Plan::unmapped("lwm2mqtt"), |setup| {
+        adjust(setup);
         let places = &mut setup.settings.firmware.places;
         places.coap = Some("coap://10.0.0.254:5683".to_owned());
         places.http = Some("http://10.0.0.254:8080".to_owned());
@@ -496,6 +738,82 @@ fn what_a_device_was_told_to_fetch_is_there_after_a_restart() {
     rig.run(10 * SECOND);
     let response = fetch(&mut rig, device);
     assert_eq!(response.payload, image(&rig));
+}
+
+#[test]
+fn a_sleeper_finds_what_it_was_told_to_fetch_after_a_restart_however_early_it_comes() {
+    let mut rig = serving_with(|setup| setup.settings.server.awake_window = 10 * SECOND);
+    let device = sleeper(&mut rig, "dev1", Updater::default());
+    start(&mut rig, "dev1", "pull");
+    rig.run(2 * SECOND);
+    sleep(&mut rig, device, 60 * SECOND);
+    rig.stop();
+    let mut setup = Rig::setup(Plan::unmapped("lwm2mqtt"));
+    setup.settings.firmware.places.coap = Some("coap://10.0.0.254:5683".to_owned());
+    rig.start(setup);
+    tell_images(&mut rig);
+    rig.run(600 * SECOND);
+    rig.devices[device].dead = false;
+    let response = fetch(&mut rig, device);
+    assert_eq!(response.payload, image(&rig));
+}
+
+/// Lets /9/0 be updated from the command line.
+fn start_software(rig: &mut Rig) -> Json {
+    rig.administer(&json!({
+        "verb": "firmware/start", "name": "dev1", "file": "app.bin", "method": "push",
+        "object": "/9/0",
+    }))
+}
+
+#[test]
+fn software_is_removed_for_an_update_sent_installed_and_activated() {
+    let mut rig = rig(10_000, 4);
+    let objects = "</>;ct=110,</1/0>,</3/0>,</9/0>";
+    let device = registered(&mut rig, "dev1", Updater::software(), "lt=86400", objects);
+    let begun = start_software(&mut rig);
+    assert_eq!(begun["ok"], true, "{begun}");
+    rig.run(5 * SECOND);
+    let whole = image(&rig);
+    let updater = updater(&mut rig, device);
+    assert_eq!(updater.package, whole);
+    assert_eq!((updater.updates, updater.state), (1, 4));
+    let software = updater.software.as_ref().unwrap();
+    // 1: for an update, not to be rid of it.
+    assert_eq!(software.uninstalls, ["1"]);
+    assert!(software.active);
+    let told = rig.broker.json(FW);
+    assert_eq!(
+        (&told["state"], &told["object"], &told["result"]),
+        (&"done".into(), &"/9/0".into(), &2.into())
+    );
+}
+
+#[test]
+fn software_that_cannot_be_installed_fails_in_the_words_of_object_9() {
+    let mut rig = rig(10_000, 4);
+    let objects = "</>;ct=110,</1/0>,</3/0>,</9/0>";
+    let empty = Updater {
+        state: 0,
+        result: 0,
+        ..Updater::software()
+    };
+    let device = registered(&mut rig, "dev1", empty, "lt=86400", objects);
+    start_software(&mut rig);
+    rig.run(Duration::from_millis(300));
+    // The integrity of what came could not be checked.
+    let updater = updater(&mut rig, device);
+    (updater.state, updater.result) = (0, 53);
+    rig.run(60 * SECOND);
+    let told = rig.broker.json(FW);
+    assert_eq!(
+        (&told["state"], &told["result"], &told["reason"]),
+        (
+            &"failed".into(),
+            &53.into(),
+            &"integrity check failed".into()
+        )
+    );
 }
 
 // conformance: 1.1-int-775, 1.1-int-778

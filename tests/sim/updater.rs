@@ -1,4 +1,4 @@
-//! Object 5 of a scripted device, which takes packages and does with them what the test wants.
+//! Object 5, or 9, of a scripted device, which takes packages and does with them what the test wants.
 
 use lwm2mqtt::coap::{Code, Request, Response};
 use serde_json::Value as Json;
@@ -27,6 +27,17 @@ pub struct Updater {
     pub resets: u32,
     /// How often it was told to install.
     pub updates: u32,
+    /// What it has beside that, if it is object 9.
+    pub software: Option<Software>,
+}
+
+/// What object 9 has beside that.
+#[derive(Default)]
+pub struct Software {
+    /// The arguments of each Uninstall.
+    pub uninstalls: Vec<String>,
+    /// Whether what is installed was activated.
+    pub active: bool,
 }
 
 /// What comes of Update.
@@ -53,13 +64,34 @@ impl Default for Updater {
             update: Update::Begins,
             resets: 0,
             updates: 0,
+            software: None,
         }
     }
 }
 
+/// Installed, of object 9.
+const INSTALLED: i64 = 4;
+
 impl Updater {
-    /// Answers what is about object 5.
+    /// The instance /9/0 with software that is installed and active.
+    pub fn software() -> Self {
+        let software = Software {
+            active: true,
+            ..Software::default()
+        };
+        Self {
+            state: INSTALLED,
+            result: 2,
+            software: Some(software),
+            ..Self::default()
+        }
+    }
+
+    /// Answers what is about the object.
     pub fn on_request(&mut self, request: &Request) -> Option<Response> {
+        if self.software.is_some() {
+            return self.on_software(request);
+        }
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
         let changed = Response::new(Code::CHANGED);
         Some(match (request.method, path.as_slice()) {
@@ -101,6 +133,43 @@ impl Updater {
             }
             _ => return None,
         })
+    }
+
+    /// Object 9: initial 0, delivered 3, installed 4 (LwM2M Software Management 1.0, §6.1).
+    fn on_software(&mut self, request: &Request) -> Option<Response> {
+        let software = self.software.as_mut()?;
+        let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+        let refused = Response::new(Code::METHOD_NOT_ALLOWED);
+        match (request.method, path.as_slice()) {
+            (Code::GET, ["9", "0"]) => {
+                let Self { state, result, .. } = self;
+                let senml =
+                    format!(r#"[{{"bn":"/9/0/","n":"7","v":{state}}},{{"n":"9","v":{result}}}]"#);
+                return Some(content(110, &senml));
+            }
+            (Code::PUT, ["9", "0", "2"]) => {
+                if self.state != 0 {
+                    return Some(refused);
+                }
+                self.package.clone_from(&request.payload);
+                (self.state, self.result) = (3, 3);
+            }
+            (Code::POST, ["9", "0", "4"]) => {
+                if self.state != 3 {
+                    return Some(refused);
+                }
+                self.updates += 1;
+                (self.state, self.result) = (INSTALLED, 2);
+            }
+            (Code::POST, ["9", "0", "6"]) => {
+                software.uninstalls.push(text(request));
+                software.active = false;
+                (self.state, self.result) = (0, 0);
+            }
+            (Code::POST, ["9", "0", "10"]) => software.active = true,
+            _ => return None,
+        }
+        Some(Response::new(Code::CHANGED))
     }
 
     fn reset(&mut self) {

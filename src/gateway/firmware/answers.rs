@@ -26,7 +26,7 @@ impl Gateway {
         };
         let step = entry.job.step;
         let result = result.map_err(fault);
-        let away = (result.as_ref().err() == Some(&Fault::Away)).then_some(());
+        let away = result.as_ref().err() == Some(&Fault::Away);
         match step {
             Step::Read | Step::Poll => match result {
                 Ok(answer) => self.take_instance(id, &endpoint, &answer),
@@ -158,7 +158,8 @@ impl Gateway {
             job.take(Seen {
                 state,
                 verdict,
-                other_version: version.is_some() && job.version != version,
+                // Of one that was not known before, nobody can say.
+                other_version: version.is_some() && job.version.is_some() && job.version != version,
             });
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::job::{Method, Stage, Step};
+use super::job::{Method, Step};
 use super::object::{State, Target};
 use super::{POLL, backoff};
 use crate::coap::Position;
@@ -21,17 +21,6 @@ impl Gateway {
         };
         entry.probes = false;
         let (target, method) = (entry.job.target, entry.job.method);
-        // After a restart the device still has the place that it was told.
-        if entry.job.stage == Stage::Sent
-            && method == Some(Method::Pull)
-            && !entry.serving
-            && self.place_of(id, endpoint).is_none()
-        {
-            return self.settle_unserved(now, endpoint);
-        }
-        let Some(entry) = self.firmware.jobs.get_mut(endpoint) else {
-            return;
-        };
         let operation = match entry.job.step {
             Step::Poll => {
                 let at = now.instant + backoff(POLL, entry.job.polls);
@@ -64,7 +53,7 @@ impl Gateway {
             }
             Step::Send => {
                 let (digest, position) = (entry.job.image.sha256, entry.job.position());
-                let Some(content) = self.content(digest) else {
+                let Some(content) = self.content(endpoint, digest) else {
                     return;
                 };
                 return self.upload(now, id, endpoint, content, position);
@@ -82,7 +71,7 @@ impl Gateway {
     pub(super) fn settle_unserved(&mut self, now: Now, endpoint: &Arc<str>) {
         let entry = self.firmware.jobs.get(endpoint);
         if entry.is_some_and(|entry| entry.job.stage.is_final()) {
-            self.settle_update(now, endpoint, None);
+            self.settle_update(now, endpoint, false);
         }
     }
 

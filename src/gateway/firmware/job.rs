@@ -162,6 +162,11 @@ impl Job {
         }
     }
 
+    /// Whether the device fetches the package, or is about to.
+    pub fn is_fetched(&self) -> bool {
+        self.stage == Stage::Sent && self.method == Some(Method::Pull)
+    }
+
     /// The device was lost from sight: whatever it is now has to be read first.
     pub fn look_again(&mut self) {
         self.step = Step::Read;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::image::Digest;
 use super::job::Job;
 use super::{AFTER_RESTART, Entry};
 use crate::gateway::{Gateway, Output};
@@ -38,6 +39,10 @@ impl Gateway {
         let Ok(body) = serde_json::to_vec(&entry.job) else {
             return;
         };
+        let hash = Digest::of(&body).etag();
+        if entry.kept.replace(hash) == Some(hash) {
+            return;
+        }
         let key = update_key(endpoint);
         let change = Change::Put(Document { key, body }, urgency);
         self.outputs.push_back(Output::Store(change));
@@ -46,14 +51,7 @@ impl Gateway {
     /// Stores how far every update has come: the next process can go on just there, and a device
     /// takes no other block than the next.
     pub(in crate::gateway) fn keep_updates(&mut self, now: Now) {
-        let under_way: Vec<_> = self
-            .firmware
-            .jobs
-            .iter()
-            .filter(|(_, entry)| entry.has_turn)
-            .map(|(endpoint, _)| endpoint.clone())
-            .collect();
-        for endpoint in under_way {
+        for endpoint in self.firmware.turns.clone() {
             self.keep_update(now, &endpoint, Urgency::Now);
         }
     }

@@ -68,8 +68,8 @@ pub(super) struct Firmware {
     contents: BTreeMap<Digest, Content>,
     /// Jobs that could go on if it were their turn: those in the middle before new ones.
     ready: BTreeSet<(bool, u64, Arc<str>)>,
-    /// How many have their turn.
-    turns: usize,
+    /// Those whose turn it is.
+    turns: BTreeSet<Arc<str>>,
     due: BTreeSet<(Instant, Arc<str>)>,
     next_number: u64,
     rng: StdRng,
@@ -80,21 +80,24 @@ struct Entry {
     job: Job,
     /// What was asked and is not answered.
     running: Option<OperationId>,
-    has_turn: bool,
     due: Option<Instant>,
     /// How often in a row the device did not answer.
     away: u32,
     /// Whether it is asked although it is taken to be away.
     probes: bool,
+    /// When it was told last.
     published: Instant,
+    /// What was told last, and what is stored: hashes, so that neither is done twice.
+    told: Option<u64>,
+    kept: Option<u64>,
     /// Whether the image is served to the device.
     serving: bool,
 }
 
 /// The content of an image.
 enum Content {
-    /// The shell was asked for it.
-    Wanted,
+    /// The shell was asked for it; who waits for it.
+    Wanted(BTreeSet<Arc<str>>),
     /// Shared by all devices that are sent it.
     Here(Bytes),
 }
@@ -104,11 +107,12 @@ impl Entry {
         Self {
             job,
             running: None,
-            has_turn: false,
             due: None,
             away: 0,
             probes: false,
             published: Instant::ZERO,
+            told: None,
+            kept: None,
             serving: false,
         }
     }
@@ -121,7 +125,7 @@ impl Firmware {
             images: BTreeMap::new(),
             contents: BTreeMap::new(),
             ready: BTreeSet::new(),
-            turns: 0,
+            turns: BTreeSet::new(),
             due: BTreeSet::new(),
             next_number: 1,
             rng: StdRng::from_seed(rng.random()),
@@ -144,26 +148,30 @@ impl Firmware {
         }
     }
 
-    /// Takes a job out of those that wait for their turn or have it.
-    fn end_turn(&mut self, endpoint: &Arc<str>) {
-        let Some(entry) = self.jobs.get_mut(endpoint) else {
-            return;
+    /// Takes a job out of those that wait for their turn or have it. Whether it had it.
+    fn end_turn(&mut self, endpoint: &Arc<str>) -> bool {
+        let Some(entry) = self.jobs.get(endpoint) else {
+            return false;
         };
-        if std::mem::take(&mut entry.has_turn) {
-            self.turns -= 1;
-        }
         let number = entry.job.number;
         self.ready.remove(&(false, number, endpoint.clone()));
         self.ready.remove(&(true, number, endpoint.clone()));
-        self.drop_unused();
+        let had_it = self.turns.remove(endpoint);
+        if had_it {
+            self.drop_unused();
+        }
+        had_it
     }
 
-    /// Contents that nobody is being sent are not held.
+    /// Contents that nobody is being sent, or waits for, are not held.
     fn drop_unused(&mut self) {
-        let jobs = &self.jobs;
-        self.contents.retain(|digest, _| {
-            jobs.values()
-                .any(|entry| entry.has_turn && entry.job.image.sha256 == *digest)
+        let (jobs, turns) = (&self.jobs, &self.turns);
+        let sent: BTreeSet<_> = turns
+            .iter()
+            .filter_map(|endpoint| Some(jobs.get(endpoint)?.job.image.sha256))
+            .collect();
+        self.contents.retain(|digest, content| {
+            matches!(content, Content::Wanted(_)) || sent.contains(digest)
         });
     }
 }
@@ -194,48 +202,49 @@ impl Gateway {
 
     /// An answer to [`Output::LoadImage`].
     pub(super) fn on_image(&mut self, now: Now, digest: Digest, content: Result<Bytes, String>) {
-        if !self.firmware.contents.contains_key(&digest) {
+        let Some(Content::Wanted(waiting)) = self.firmware.contents.remove(&digest) else {
             return;
-        }
-        let waiting: Vec<_> = self
-            .firmware
-            .jobs
-            .iter()
-            .filter(|(_, entry)| entry.has_turn && entry.job.image.sha256 == digest)
-            .map(|(endpoint, _)| endpoint.clone())
-            .collect();
+        };
         let failure = match content {
             Ok(content) => {
-                self.firmware
-                    .contents
-                    .insert(digest, Content::Here(content));
+                let content = Content::Here(content);
+                self.firmware.contents.insert(digest, content);
                 None
             }
-            Err(why) => {
-                self.firmware.contents.remove(&digest);
-                Some(why)
-            }
+            Err(why) => Some(why),
         };
         for endpoint in waiting {
-            if let (Some(why), Some(entry)) = (&failure, self.firmware.jobs.get_mut(&endpoint)) {
+            // It may have been given up, and begun with another image, meanwhile.
+            let entry = self.firmware.jobs.get_mut(&endpoint);
+            let Some(entry) = entry
+                .filter(|entry| !entry.job.stage.is_final() && entry.job.image.sha256 == digest)
+            else {
+                continue;
+            };
+            if let Some(why) = &failure {
                 entry.job.fail(why);
-                self.settle_update(now, &endpoint, None);
+                self.settle_update(now, &endpoint, false);
             } else {
                 self.advance_update(now, &endpoint);
             }
         }
+        self.firmware.drop_unused();
     }
 
-    /// The content of an image; the shell is asked for it if it is not here.
-    fn content(&mut self, digest: Digest) -> Option<Bytes> {
-        match self.firmware.contents.get(&digest) {
-            Some(Content::Here(content)) => Some(content.clone()),
-            Some(Content::Wanted) => None,
+    /// The content of the image of a job. The shell is asked for it if it is not here, and the job
+    /// goes on when it is.
+    fn content(&mut self, endpoint: &Arc<str>, digest: Digest) -> Option<Bytes> {
+        match self.firmware.contents.get_mut(&digest) {
+            Some(Content::Here(content)) => return Some(content.clone()),
+            Some(Content::Wanted(waiting)) => {
+                waiting.insert(endpoint.clone());
+            }
             None => {
-                self.firmware.contents.insert(digest, Content::Wanted);
+                let waiting = Content::Wanted(BTreeSet::from([endpoint.clone()]));
+                self.firmware.contents.insert(digest, waiting);
                 self.outputs.push_back(Output::LoadImage(digest));
-                None
             }
         }
+        None
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::image::Digest;
 use super::job::{Job, Method, Stage};
 use super::{Entry, PROGRESS_INTERVAL, object};
 use crate::gateway::device::State as Reach;
@@ -80,7 +81,7 @@ impl Gateway {
         } else if !online || entry.away > 0 {
             let sleeps = registration.is_some_and(|registration| registration.queue_mode());
             Some(if sleeps { "asleep" } else { "no_answer" })
-        } else if job.stage.needs_turn() && !entry.has_turn {
+        } else if job.stage.needs_turn() && !self.firmware.turns.contains(endpoint) {
             Some("turn")
         } else if job.deferred {
             Some("deferred")
@@ -137,19 +138,25 @@ impl Gateway {
         let Some(id) = self.server.device_of(endpoint) else {
             return;
         };
-        if let Some(message) = self.update_message(id) {
+        let Some(message) = self.update_message(id) else {
+            return;
+        };
+        let hash = Digest::of(&message.payload).etag();
+        let Some(entry) = self.firmware.jobs.get_mut(endpoint) else {
+            return;
+        };
+        entry.published = now.instant;
+        if entry.told.replace(hash) != Some(hash) {
             self.publish(message);
-        }
-        if let Some(entry) = self.firmware.jobs.get_mut(endpoint) {
-            entry.published = now.instant;
         }
     }
 
-    /// Tells and stores progress, but not at each block.
+    /// Tells and stores progress, but not at each block of many in a second. Where a block takes
+    /// longer, so that it would be a pity to begin again, each is stored before the next one leaves.
     pub(super) fn publish_progress(&mut self, now: Now, endpoint: &Arc<str>) {
         let told = self.firmware.jobs.get(endpoint);
         if told.is_some_and(|entry| now.instant.since(entry.published) >= PROGRESS_INTERVAL) {
-            self.keep_update(now, endpoint, Urgency::Soon);
+            self.keep_update(now, endpoint, Urgency::Now);
             self.publish_update(now, endpoint);
         }
     }

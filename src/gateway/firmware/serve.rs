@@ -129,7 +129,7 @@ impl Gateway {
             .into();
         match protocol {
             Protocol::Coap | Protocol::Coaps => {
-                let body = self.content(digest)?;
+                let body = self.content(endpoint, digest)?;
                 let offer = Offer {
                     device: id,
                     secure: protocol == Protocol::Coaps,

@@ -56,12 +56,36 @@ impl Gateway {
             entry.running = None;
             entry.job.registered();
         }
-        let waits = entry.away > 0 || !entry.has_turn && entry.job.stage.needs_turn();
-        if registered || waits {
+        let rests = entry.running.is_none() && entry.due.is_none();
+        if registered || rests || entry.away > 0 {
             entry.away = 0;
             self.firmware.set_due(&endpoint, None);
             self.advance_update(now, &endpoint);
         }
+    }
+
+    /// A device sleeps: what it was to be asked it is asked when it wakes, and its turn goes to the
+    /// next. What is under way ends by itself.
+    pub(in crate::gateway) fn on_update_slept(&mut self, now: Now, id: DeviceId) {
+        if self.firmware.jobs.is_empty() {
+            return;
+        }
+        let Some(endpoint) = self.server.endpoint_name(id).cloned() else {
+            return;
+        };
+        let entry = self.firmware.jobs.get_mut(&endpoint);
+        let Some(entry) = entry.filter(|entry| !entry.job.stage.is_final()) else {
+            return;
+        };
+        if let Some(operation) = entry.running {
+            if !self.server.withdraw(id, operation) {
+                return;
+            }
+            self.purposes.remove(&operation);
+            entry.running = None;
+            entry.job.look_again();
+        }
+        self.leave_turn(now, &endpoint);
     }
 
     /// Values came of a device: its state among them may be news.
@@ -98,28 +122,34 @@ impl Gateway {
         if entry.job.stage.is_final() || entry.running.is_some() || entry.due.is_some() {
             return;
         }
+        let target = entry.job.target.path();
+        // After a restart the device still has the place that it was told, and comes there when it
+        // likes.
+        let unserved = entry.job.is_fetched() && !entry.serving;
         let Some(id) = self.server.device_of(endpoint) else {
             return;
         };
         let Some(registration) = self.server.registration(id) else {
+            return self.leave_turn(now, endpoint);
+        };
+        let has_target = registration.has(&target);
+        if unserved && self.place_of(id, endpoint).is_none() {
+            return self.settle_unserved(now, endpoint);
+        }
+        if !self.is_in_reach(id, endpoint) {
+            return self.leave_turn(now, endpoint);
+        }
+        let Some(entry) = self.firmware.jobs.get_mut(endpoint) else {
             return;
         };
-        let online = self
-            .devices
-            .get(id.0 as usize)
-            .is_some_and(|device| device.availability.state == Reach::Online);
-        let may_probe = entry.probes && !registration.queue_mode();
-        if !online && !may_probe {
-            return;
-        }
-        if !registration.has(&entry.job.target.path()) {
-            let object = entry.job.target.path().object_id().unwrap_or_default();
+        if !has_target {
+            let object = target.object_id().unwrap_or_default();
             entry
                 .job
                 .fail(&format!("the device has not registered object {object}"));
-            return self.settle_update(now, endpoint, None);
+            return self.settle_update(now, endpoint, false);
         }
-        if entry.job.stage.needs_turn() && !entry.has_turn {
+        if entry.job.stage.needs_turn() && !self.firmware.turns.contains(endpoint) {
             let fresh = entry.job.stage == Stage::Begun;
             let waiting = (fresh, entry.job.number, endpoint.clone());
             self.firmware.ready.insert(waiting);
@@ -128,22 +158,40 @@ impl Gateway {
         self.take_step(now, id, endpoint);
     }
 
+    /// Whether a device can be asked now: it is there; or it is to be seen whether it is.
+    fn is_in_reach(&self, id: DeviceId, endpoint: &str) -> bool {
+        let (Some(registration), Some(entry)) = (
+            self.server.registration(id),
+            self.firmware.jobs.get(endpoint),
+        ) else {
+            return false;
+        };
+        let online = self
+            .device(id)
+            .is_some_and(|device| device.availability.state == Reach::Online);
+        online || entry.probes && !registration.queue_mode()
+    }
+
+    /// Gives the turn of a device that is out of reach, if it has it, to the next one.
+    fn leave_turn(&mut self, now: Now, endpoint: &Arc<str>) {
+        let had_it = self.firmware.end_turn(endpoint);
+        self.publish_update(now, endpoint);
+        if had_it {
+            self.give_turns(now);
+        }
+    }
+
     /// Lets the next ones begin, or go on.
     pub(super) fn give_turns(&mut self, now: Now) {
-        while self.firmware.turns < self.settings.firmware.parallel.max(1)
+        while self.firmware.turns.len() < self.settings.firmware.parallel.max(1)
             && let Some((_, _, endpoint)) = self.firmware.ready.pop_first()
         {
+            // One that left, or sleeps by now, comes again by itself.
             let id = self.server.device_of(&endpoint);
-            let id = id.filter(|id| self.server.registration(*id).is_some());
-            let Some(entry) = self.firmware.jobs.get_mut(&endpoint) else {
+            let Some(id) = id.filter(|id| self.is_in_reach(*id, &endpoint)) else {
                 continue;
             };
-            // One that left comes again by itself.
-            let Some(id) = id.filter(|_| entry.job.stage.needs_turn() && !entry.has_turn) else {
-                continue;
-            };
-            entry.has_turn = true;
-            self.firmware.turns += 1;
+            self.firmware.turns.insert(endpoint.clone());
             self.publish_update(now, &endpoint);
             self.take_step(now, id, &endpoint);
         }
@@ -151,13 +199,13 @@ impl Gateway {
 
     /// Stores, tells and goes on after something has changed; `away` when it is that the device
     /// does not answer.
-    pub(super) fn settle_update(&mut self, now: Now, endpoint: &Arc<str>, away: Option<()>) {
+    pub(super) fn settle_update(&mut self, now: Now, endpoint: &Arc<str>, away: bool) {
         let Some(entry) = self.firmware.jobs.get_mut(endpoint) else {
             return;
         };
         entry.running = None;
         let stage = entry.job.stage;
-        if away.is_some() {
+        if away {
             let wait = backoff(PROBE, entry.away);
             entry.away += 1;
             self.firmware.end_turn(endpoint);
@@ -176,7 +224,7 @@ impl Gateway {
         self.keep_update(now, endpoint, Urgency::Now);
         self.publish_update(now, endpoint);
         self.give_turns(now);
-        if away.is_none() {
+        if !away {
             self.advance_update(now, endpoint);
         }
     }

@@ -111,7 +111,7 @@ impl Gateway {
             deferred: false,
         };
         self.firmware.jobs.insert(endpoint.clone(), Entry::new(job));
-        self.settle_update(now, &endpoint, None);
+        self.settle_update(now, &endpoint, false);
         Ok(self.update_json(&endpoint).unwrap_or_default())
     }
 
@@ -141,7 +141,7 @@ impl Gateway {
         if let Some(id) = self.server.device_of(&endpoint) {
             self.server.abandon_upload(now, id);
         }
-        self.settle_update(now, &endpoint, None);
+        self.settle_update(now, &endpoint, false);
         Ok(self.update_json(&endpoint).unwrap_or_default())
     }
 
