@@ -22,6 +22,9 @@ use crate::gateway::firmware::image::{Digest, Image};
 
 /// What is being brought here at a time.
 const UPLOADS: usize = 4;
+/// How much of an image may be in memory of the system only: to wait for more of it at once would
+/// stop everything else for too long.
+const UNSYNCED: u64 = 1 << 20;
 /// The longest name of an image.
 const NAME_MAX: usize = 100;
 
@@ -67,6 +70,7 @@ struct Upload {
     name: String,
     size: u64,
     length: u64,
+    synced: u64,
     hash: Sha256,
 }
 
@@ -185,17 +189,13 @@ impl Images {
             .get_mut(&sha256)
             .filter(|upload| upload.length == piece.offset)
             .context("a piece before this one is missing; begin again")?;
-        upload.length += data.len() as u64;
-        ensure!(upload.length <= upload.size, "it is longer than was said");
-        upload.hash.update(&data);
-        upload
-            .file
-            .write_all(&data)
-            .with_context(|| upload.path.display().to_string())?;
-        let length = upload.length;
-        if length == upload.size {
+        let taken = upload.take(&data);
+        let (length, size) = (upload.length, upload.size);
+        if taken.is_err() || length == size {
             let upload = self.uploads.remove(&sha256).context("no upload")?;
-            self.finish(sha256, upload)?;
+            let path = upload.path.clone();
+            let finished = taken.and_then(|()| self.finish(sha256, upload));
+            finished.inspect_err(|_| drop(fs::remove_file(path)))?;
         }
         Ok(json!({ "offset": length }))
     }
@@ -207,23 +207,29 @@ impl Images {
             "the image is larger than {} MiB; see [firmware] max_image",
             self.limits.image >> 20
         );
-        let used: u64 = self.images.values().map(|(image, _)| image.size).sum();
+        if let Some(before) = self.uploads.remove(&piece.sha256) {
+            before.give_up();
+        }
+        if self.uploads.len() >= UPLOADS
+            && let Some((_, other)) = self.uploads.pop_first()
+        {
+            // Whoever began it may be gone.
+            other.give_up();
+        }
+        let images = self.images.values().map(|(image, _)| image.size);
+        let coming = self.uploads.values().map(|upload| upload.size);
+        let used: u64 = images.chain(coming).sum();
         ensure!(
             used + piece.size <= self.limits.all,
             "the images would be more than {} MiB; remove one with `lwm2mqtt firmware remove`, or see [firmware] max_size",
             self.limits.all >> 20
         );
-        if self.uploads.len() >= UPLOADS && !self.uploads.contains_key(&piece.sha256) {
-            // Whoever began it may be gone.
-            self.uploads.pop_first();
-        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.folder)
             .with_context(|| self.folder.display().to_string())?;
         let path = self.folder.join(format!("{}.part", piece.sha256));
-        let _ = fs::remove_file(&path);
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -236,6 +242,7 @@ impl Images {
             name: clean(&piece.name),
             size: piece.size,
             length: 0,
+            synced: 0,
             hash: Sha256::new(),
         })
     }
@@ -249,14 +256,18 @@ impl Images {
             hash,
             ..
         } = upload;
-        if Digest(hash.finalize().into()) != sha256 {
-            let _ = fs::remove_file(&path);
-            bail!("what came is not what its SHA-256 says");
-        }
+        ensure!(
+            Digest(hash.finalize().into()) == sha256,
+            "what came is not what its SHA-256 says"
+        );
         let shown = path.display().to_string();
         file.sync_all().with_context(|| shown.clone())?;
         let place = self.folder.join(format!("{sha256}-{name}"));
-        fs::rename(&path, &place).context(shown)?;
+        fs::rename(&path, &place).with_context(|| shown.clone())?;
+        // What an update counts on is there after a power cut.
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .context(shown)?;
         let image = Image { name, sha256, size };
         self.images.insert(sha256, (image, place));
         Ok(())
@@ -287,6 +298,25 @@ impl Images {
         fs::remove_file(&path).with_context(|| path.display().to_string())?;
         self.images.remove(&image.sha256);
         Ok(json!(image))
+    }
+}
+
+impl Upload {
+    fn take(&mut self, data: &[u8]) -> anyhow::Result<()> {
+        self.length += data.len() as u64;
+        ensure!(self.length <= self.size, "it is longer than was said");
+        self.hash.update(data);
+        let shown = || self.path.display().to_string();
+        self.file.write_all(data).with_context(shown)?;
+        if self.length - self.synced >= UNSYNCED {
+            self.synced = self.length;
+            self.file.sync_data().with_context(shown)?;
+        }
+        Ok(())
+    }
+
+    fn give_up(self) {
+        let _ = fs::remove_file(self.path);
     }
 }
 
@@ -365,6 +395,46 @@ mod tests {
         assert!(read(&path, digest, 2000).unwrap_err().contains("damaged"));
     }
 
+    /// The first piece of an image that is said to be so large.
+    fn begin(images: &mut Images, content: &[u8], size: usize) -> anyhow::Result<Json> {
+        images.put(json!({
+            "verb": "firmware/put", "sha256": Digest::of(content), "name": "a", "size": size,
+            "offset": 0, "data": BASE64_STANDARD.encode(content),
+        }))
+    }
+
+    fn files(images: &Images) -> usize {
+        fs::read_dir(&images.folder).unwrap().count()
+    }
+
+    #[test]
+    fn what_is_being_brought_takes_room_until_it_is_given_up() {
+        let limits = Limits {
+            image: 1000,
+            all: 1500,
+        };
+        let mut images = images("room", limits);
+        begin(&mut images, b"one", 1000).unwrap();
+        let error = begin(&mut images, b"two", 1000).unwrap_err();
+        assert!(error.to_string().contains("max_size"), "{error}");
+        // Begun anew, it takes its own place.
+        begin(&mut images, b"one", 1000).unwrap();
+        assert_eq!(files(&images), 1);
+        for content in [b"2", b"3", b"4", b"5", b"6", b"7"] {
+            begin(&mut images, content, 10).unwrap();
+        }
+        assert_eq!(files(&images), UPLOADS);
+    }
+
+    #[test]
+    fn of_one_that_is_longer_than_was_said_nothing_is_left() {
+        let mut images = images("longer", Limits::default());
+        assert!(begin(&mut images, b"four", 3).is_err());
+        assert_eq!(files(&images), 0);
+        let content = b"four";
+        put(&mut images, content, Digest::of(content), 2).unwrap();
+    }
+
     #[test]
     fn what_is_not_what_was_said_or_too_much_is_refused() {
         let limits = Limits {
@@ -383,6 +453,7 @@ mod tests {
                 .to_string()
                 .contains("larger")
         );
+        assert_eq!(fs::read_dir(&images.folder).unwrap().count(), 0);
         put(&mut images, &content, digest, 300).unwrap();
         let error = put(&mut images, &[8; 900], Digest::of(&[8; 900]), 300).unwrap_err();
         assert!(error.to_string().contains("max_size"), "{error}");

@@ -259,7 +259,7 @@ fn answer(
         return bare(StatusCode::GONE);
     };
     let etag = format!("\"{}\"", offer.digest);
-    let (status, range) = match wanted(request.headers(), &etag, size) {
+    let (status, range) = match wanted(request.method(), request.headers(), &etag, size) {
         Wanted::All => (StatusCode::OK, 0..size),
         Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
         Wanted::Nothing => {
@@ -325,14 +325,19 @@ enum Wanted {
 }
 
 /// Takes the headers apart (RFC 9110 §14.2, §13.1.5). A range that makes no sense, several ranges,
-/// and one of another content are no range.
-fn wanted(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
+/// one of another content and one of anything but a GET are no range.
+fn wanted(method: &Method, headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if method != Method::GET {
+        return Wanted::All;
+    }
     if headers.contains_key(IF_RANGE) && text(IF_RANGE) != Some(etag) {
         return Wanted::All;
     }
-    let range = text(RANGE).and_then(|range| range.trim().strip_prefix("bytes="));
-    let Some((first, last)) = range.and_then(|range| range.split_once('-')) else {
+    let range = text(RANGE)
+        .and_then(|range| range.trim().split_once('='))
+        .filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes"));
+    let Some((first, last)) = range.and_then(|(_, range)| range.split_once('-')) else {
         return Wanted::All;
     };
     let number = |text: &str| {
@@ -418,6 +423,7 @@ mod tests {
         for (range, expected) in [
             ("bytes=0-99", Wanted::Part(0..100)),
             ("bytes=100-", Wanted::Part(100..1000)),
+            ("Bytes=100-", Wanted::Part(100..1000)),
             ("bytes=-100", Wanted::Part(900..1000)),
             ("bytes=-5000", Wanted::Part(0..1000)),
             ("bytes=990-99999999999999999999", Wanted::Part(990..1000)),
@@ -433,13 +439,19 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(RANGE, HeaderValue::from_static(range));
-            assert_eq!(wanted(&headers, "\"e\"", 1000), expected, "{range}");
+            assert_eq!(
+                wanted(&Method::GET, &headers, "\"e\"", 1000),
+                expected,
+                "{range}"
+            );
+            assert_eq!(wanted(&Method::HEAD, &headers, "\"e\"", 1000), Wanted::All);
         }
         let mut headers = HeaderMap::new();
         headers.insert(RANGE, HeaderValue::from_static("bytes=5-"));
         headers.insert(IF_RANGE, HeaderValue::from_static("\"e\""));
-        assert_eq!(wanted(&headers, "\"e\"", 10), Wanted::Part(5..10));
-        assert_eq!(wanted(&headers, "\"f\"", 10), Wanted::All);
-        assert_eq!(wanted(&HeaderMap::new(), "\"e\"", 10), Wanted::All);
+        let get = |headers, etag| wanted(&Method::GET, headers, etag, 10);
+        assert_eq!(get(&headers, "\"e\""), Wanted::Part(5..10));
+        assert_eq!(get(&headers, "\"f\""), Wanted::All);
+        assert_eq!(get(&HeaderMap::new(), "\"e\""), Wanted::All);
     }
 }
