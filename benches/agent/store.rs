@@ -296,6 +296,11 @@ impl World {
             match self.gateway.poll() {
                 Output::Store(change) => changes.push(change),
                 Output::Datagram { route, bytes } => datagrams.push((route, bytes)),
+                Output::Commit(batch) => {
+                    let stored = std::mem::take(&mut changes);
+                    self.writer.keep(self.now.instant, stored).unwrap();
+                    self.gateway.handle(self.now, Input::Committed(batch));
+                }
                 Output::Timeout(due) => {
                     self.due = due;
                     break;

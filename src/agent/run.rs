@@ -258,9 +258,11 @@ impl Agent {
         loop {
             let mut changes = Vec::new();
             let mut outputs = Vec::new();
+            let mut committed = None;
             let due = loop {
                 match self.gateway.poll() {
                     Output::Store(change) => changes.push(change),
+                    Output::Commit(batch) => committed = Some(batch),
                     Output::Timeout(at) => break at,
                     output => outputs.push(output),
                 }
@@ -269,6 +271,11 @@ impl Agent {
             outputs
                 .into_iter()
                 .for_each(|output| self.carry_out(output));
+            if let Some(batch) = committed.filter(|_| stored) {
+                self.gateway
+                    .handle(self.clock.now(), Input::Committed(batch));
+                continue;
+            }
             // What was not stored gave rise to more.
             if stored {
                 self.publish();
@@ -299,7 +306,7 @@ impl Agent {
             }
             Output::Unserve(token) => self.serving.unserve(&token),
             Output::Work(work) => self.worker.run(work),
-            Output::Store(_) | Output::Timeout(_) => {}
+            Output::Store(_) | Output::Commit(_) | Output::Timeout(_) => {}
         }
     }
 
@@ -377,8 +384,13 @@ impl Agent {
         };
         if timeout(STOP_WAIT, drained).await.is_err() {
             warn!(
-                "the broker did not take the last messages in {} s; they are lost",
-                STOP_WAIT.as_secs()
+                "the broker did not take the last messages in {} s; {}",
+                STOP_WAIT.as_secs(),
+                if self.local.has_store() {
+                    "they wait in the store for the next start"
+                } else {
+                    "they are lost"
+                }
             );
         }
         self.local.flush();

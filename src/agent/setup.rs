@@ -16,8 +16,8 @@ use crate::agent::serving;
 use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
-use crate::gateway::firmware;
 use crate::gateway::{AdminAccess, Limits, Replies, Settings, Setup};
+use crate::gateway::{firmware, outbox};
 use crate::lwm2m::model::Models;
 use crate::mapping::{Compiled, Plan};
 use crate::server::bootstrap::Profiles;
@@ -116,7 +116,13 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
                 ..firmware::Settings::default()
             },
         },
-        limits: Limits::default(),
+        limits: Limits {
+            outbox: outbox::Limits {
+                queued_bytes: usize::try_from(config.mqtt.spool_max_size).unwrap_or(usize::MAX),
+                ..outbox::Limits::default()
+            },
+            ..Limits::default()
+        },
         parameters: coap::Parameters {
             ack_timeout: config.devices.ack_timeout,
             ..coap::Parameters::default()

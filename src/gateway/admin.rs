@@ -339,6 +339,7 @@ impl Gateway {
             "listeners": listeners.iter().map(|listener| &listener.uri).collect::<Vec<_>>(),
             "sessions": self.server.sessions(),
             "broker": { "connected": self.broker.may_publish() },
+            "spool": self.spool_health(),
             "devices": devices,
             "join": {
                 "policy": match book.join() {

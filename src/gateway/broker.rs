@@ -33,6 +33,8 @@ pub(super) struct Broker {
     /// Whose retained messages stand at the broker: the boot of the first process with this store.
     ledger: String,
     link: Link,
+    /// Whether this run of the gateway has said what it is.
+    announced: bool,
     /// Why the last connection or attempt ended, as it was said last.
     away_because: String,
     /// Whether anything was ever delivered, so that it could have been lost.
@@ -89,6 +91,7 @@ impl Broker {
             ledger: boot.clone(),
             boot,
             link: Link::Away,
+            announced: false,
             away_because: String::new(),
             met: false,
             sentinel: 0,
@@ -159,14 +162,11 @@ impl Gateway {
         Publish::state(self.topics.bridge("info"), info.to_string().into_bytes())
     }
 
-    /// Says on MQTT that the gateway is there.
-    pub(super) fn announce(&mut self) {
-        self.publish(self.bridge_info());
-        self.publish_first(self.bridge_state("online"));
-    }
-
     pub(super) fn on_connected(&mut self, now: Now, session: Session) {
         self.outbox.connected(session);
+        if !std::mem::replace(&mut self.broker.announced, true) {
+            self.publish(self.bridge_info());
+        }
         // The will has been published, or is about to be: whatever waits, this comes first.
         if !self.stopping {
             self.publish_first(self.bridge_state("online"));
@@ -208,6 +208,7 @@ impl Gateway {
     /// Lets messages flow, and publishes the retained ones again if the broker has lost them.
     fn go_live(&mut self, now: Now, kept: bool) {
         self.broker.link = Link::Live;
+        self.write_all_again();
         self.say(Event::BrokerConnected { kept });
         if !kept {
             self.publish(self.bridge_info());
@@ -235,7 +236,9 @@ impl Gateway {
     }
 
     pub(super) fn on_delivered(&mut self, ticket: Ticket) {
-        self.outbox.delivered(ticket);
+        if let Some(publish) = self.outbox.delivered(ticket) {
+            self.value_left(&publish);
+        }
         if self.broker.sentinel_ticket == Some(ticket) {
             self.broker.sentinel_ticket = None;
             self.broker.sentinel_kept = self.broker.sentinel;
@@ -244,7 +247,9 @@ impl Gateway {
     }
 
     pub(super) fn on_refused(&mut self, ticket: Ticket, code: u8) {
-        self.outbox.refused(ticket, code);
+        if let Some(publish) = self.outbox.refused(ticket, code) {
+            self.value_left(&publish);
+        }
     }
 
     /// Says which messages the outbox will never deliver.
@@ -262,6 +267,7 @@ impl Gateway {
         self.keep_all();
         self.keep_updates(now);
         self.publish(self.bridge_state("offline"));
+        self.spool_all(now);
     }
 
     fn raise_sentinel(&mut self) {
@@ -382,7 +388,8 @@ impl Gateway {
         let health = json!({
             "devices": self.by_state(),
             "commands": self.commands.len(),
-            "outbox": { "values": depth.states, "events": depth.events, "in_flight": depth.in_flight },
+            "outbox": { "values": depth.states, "events": depth.events, "samples": depth.samples, "in_flight": depth.in_flight },
+            "spool": self.spool_health(),
             "counters": self.counters,
         });
         let topic = self.topics.bridge("health");

@@ -163,6 +163,9 @@ pub struct Tracked {
     pub kept: bool,
     /// Whether the store knows an older value.
     pub unkept: bool,
+    /// Whether the store's value is to be published at the next start, because the broker has not
+    /// acknowledged it or a newer one.
+    pub due: bool,
     /// When it came, or one that says the same.
     pub heard: Instant,
     /// How long it is good without another one, in seconds; 0 is for good.
@@ -202,6 +205,7 @@ impl Tracked {
             last: None,
             kept: false,
             unkept: false,
+            due: false,
             heard: Instant::ZERO,
             fresh_for: 0,
             stale: false,

@@ -237,6 +237,16 @@ pub enum Event {
         /// Why.
         detail: String,
     },
+    /// Samples that waited for the broker gave way to newer ones: they are lost.
+    SpoolDropped {
+        /// How many, since it was said last.
+        samples: u64,
+    },
+    /// What waits for the broker could not be written down, so devices are not acknowledged.
+    SpoolFailed {
+        /// Why.
+        detail: String,
+    },
     /// The broker is there. For the log alone.
     BrokerConnected {
         /// Whether it had kept our retained messages.
@@ -470,6 +480,8 @@ impl Event {
             Self::ObserveFailed { device, path, detail } => write!(f, "{device}: {path} is not observed: {detail}"),
             Self::RequestMalformed { topic, detail } => write!(f, "request on {topic}: {detail}"),
             Self::PublishRefused { topic, detail } => write!(f, "the broker refused a message on {topic}: {detail}"),
+            Self::SpoolDropped { samples } => write!(f, "{samples} samples that waited for the broker are lost: the spool is full, see [mqtt.spool] max_size"),
+            Self::SpoolFailed { detail } => write!(f, "what waits for the broker could not be written down, so the devices are not acknowledged: {detail}"),
             Self::BrokerConnected { kept: true } => f.write_str("connected to the broker"),
             Self::BrokerConnected { kept: false } => f.write_str("connected to the broker; it has none of our retained messages, publishing them again"),
             Self::DeviceJoined { endpoint } => write!(f, "{}: approved through the join window", endpoint.escape_debug()),

@@ -111,6 +111,7 @@ impl Gateway {
         if let Some(gateway) = kept.gateway {
             self.broker.restore(gateway);
         }
+        refusals.extend(self.restore_spool(kept.spool));
         for device in kept.devices {
             let endpoint = device.endpoint.clone();
             if let Err(why) = self.restore_device(now, device) {
@@ -220,6 +221,7 @@ impl Gateway {
     /// value moves.
     fn restore_signal(&mut self, id: DeviceId, kept: kept::Signal, mut tracked: Tracked) {
         tracked.last = kept.last;
+        tracked.due = kept.due && kept.retained;
         let path = tracked.path;
         if let Some(unit) = self.device(id).and_then(|device| units::of(device, &path)) {
             tracked.state_unit(&unit);
@@ -242,11 +244,14 @@ impl Gateway {
             }
             return;
         };
-        if !same
+        if (!same || tracked.due)
             && signal.retain
             && let Some(publish) = tracked.publish_again()
         {
-            self.publish(publish);
+            self.publish(Publish {
+                origin: Some((id, path)),
+                ..publish
+            });
         }
         if let Some(device) = self.device_mut(id)
             && let Err(index) = device.find(&path)
@@ -357,12 +362,16 @@ impl Gateway {
             return self.keep_signal(id, index, Urgency::Now);
         }
         tracked.unkept = true;
+        let is_due = tracked.due;
         if !std::mem::replace(&mut device.values_unkept, true) {
             self.keeping.values.add(id, now + VALUES_INTERVAL);
         }
+        if is_due {
+            self.write_again(id, index);
+        }
     }
 
-    fn keep_signal(&mut self, id: DeviceId, index: usize, urgency: Urgency) {
+    pub(super) fn keep_signal(&mut self, id: DeviceId, index: usize, urgency: Urgency) {
         let Some(endpoint) = self.server.endpoint_name(id).cloned() else {
             return;
         };
@@ -383,6 +392,7 @@ impl Gateway {
             topic: signal.topic.clone(),
             retained: signal.retain,
             last: tracked.last.clone(),
+            due: tracked.due,
         };
         let change = Change::Stands(endpoint, Box::new(kept), urgency);
         self.outputs.push_back(Output::Store(change));

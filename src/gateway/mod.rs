@@ -10,6 +10,7 @@ mod birth;
 mod bootstrap;
 mod broker;
 mod command;
+mod custody;
 pub mod device;
 mod downlink;
 mod event;
@@ -44,6 +45,7 @@ use crate::dtls::{Engine, Saved, Work};
 use crate::gateway::answered::Answered;
 use crate::gateway::broker::Broker;
 use crate::gateway::command::{Command, CommandId};
+use crate::gateway::custody::Custody;
 use crate::gateway::device::Device;
 use crate::gateway::event::Complaints;
 use crate::gateway::firmware::Firmware;
@@ -122,6 +124,8 @@ pub struct GatewayLimits {
     pub request: usize,
     /// Requests of the machine itself whose answer goes on.
     pub listeners: usize,
+    /// Notifications and Sends that wait to be acknowledged.
+    pub receipts: usize,
 }
 
 impl Default for GatewayLimits {
@@ -135,6 +139,7 @@ impl Default for GatewayLimits {
             signals_per_device: 4_096,
             request: 1 << 20,
             listeners: 64,
+            receipts: 100_000,
         }
     }
 }
@@ -192,6 +197,8 @@ pub enum Input<'a> {
     },
     /// Nobody listens any more to the answer to an [`Input::Admin`].
     AdminLeft(u64),
+    /// All is stored that came before this [`Output::Commit`].
+    Committed(u64),
     /// An [`Output::Store`] could not be done.
     Unstored {
         /// What is lost at the next start.
@@ -230,6 +237,9 @@ pub enum Output {
     /// Store this: before anything that follows is done, if its urgency is
     /// [`Now`](crate::kept::Urgency::Now).
     Store(Change),
+    /// Give this back as [`Input::Committed`] when all is stored that came before it, and not at all
+    /// if that failed.
+    Commit(u64),
     /// One line of JSON of the answer to an [`Input::Admin`].
     Admin {
         /// Which request.
@@ -297,6 +307,9 @@ pub struct Counters {
     pub events_suppressed: u64,
     /// Commands that came to their end.
     pub commands: u64,
+    /// Notifications and Sends that were not acknowledged: too many waited, or nothing was left to
+    /// give way to them.
+    pub withheld: u64,
     /// Final replies that were remembered for less than a day, for want of room.
     pub answers_forgotten: u64,
 }
@@ -330,6 +343,7 @@ pub struct Gateway {
     broker: Broker,
     keeping: Keeping,
     outbox: Outbox,
+    custody: Custody,
     counters: Counters,
     complaints: Complaints,
     live: Live,
@@ -378,7 +392,7 @@ impl Gateway {
         );
         let topics = Topics::new(&settings.base_topic, settings.replies.clone());
         let broker = Broker::new(format!("{:016x}", rng.random::<u64>()));
-        let mut gateway = Self {
+        Self {
             limits: limits.gateway,
             models,
             plan,
@@ -397,6 +411,7 @@ impl Gateway {
             broker,
             keeping: Keeping::default(),
             outbox: Outbox::new(limits.outbox, &mut rng),
+            custody: Custody::default(),
             counters: Counters::default(),
             complaints: Complaints::new(now.instant, &mut rng),
             live: Live::default(),
@@ -407,9 +422,7 @@ impl Gateway {
             topics,
             settings,
             firmware: Firmware::new(&mut rng),
-        };
-        gateway.announce();
-        gateway
+        }
     }
 
     /// Takes one input. Never fails: what is malformed or hostile is counted and said.
@@ -427,12 +440,17 @@ impl Gateway {
             Input::Message(message) => self.on_message(now, message),
             Input::Admin { id, request } => self.on_admin(now, id, request),
             Input::AdminLeft(id) => self.on_admin_left(now, id),
-            Input::Unstored { change, why } => self.server.unstored(now, &change, &why),
+            Input::Committed(batch) => self.on_committed(now, batch),
+            Input::Unstored { change, why } => {
+                self.on_unspooled(now, &change, &why);
+                self.server.unstored(now, &change, &why);
+            }
             Input::Image { digest, content } => self.on_image(now, digest, content),
             Input::Fetched { device, bytes } => self.on_fetched(now, device, bytes),
             Input::Stop => self.on_stop(now),
         }
         self.pump(now);
+        self.settle(now);
         self.report_refusals();
         self.say_kept();
     }
@@ -517,6 +535,7 @@ impl Gateway {
         self.tend_broker(now);
         self.tend_updates(now);
         self.tend_kept(now);
+        self.tend_custody(now);
         self.pump(now);
     }
 
@@ -531,6 +550,7 @@ impl Gateway {
             commands,
             self.broker_timeout(),
             self.keeping_timeout(),
+            self.custody.due,
             self.firmware.next_timeout(),
         ]
         .into_iter()
@@ -554,7 +574,12 @@ impl Gateway {
     /// Hands a message to the outbox, which counts what it cannot take.
     fn publish(&mut self, publish: Publish) {
         self.show_publish(&publish);
-        let _ = self.outbox.push(publish);
+        match self.custody.current() {
+            Some(hold) => self.push_held(publish, hold),
+            None => {
+                let _ = self.outbox.push(publish);
+            }
+        }
     }
 
     /// As [`Gateway::publish`], ahead of what waits.

@@ -4,7 +4,8 @@
 //! acknowledged it, or by name in [`Counters`], and in no other way. A client library may forget what
 //! it likes when a connection ends.
 //!
-//! Messages go out in the order of acceptance, whatever their topic. A newer value of a waiting
+//! Messages go out in the order of acceptance, whatever their topic; but events and samples that have
+//! waited for a connection take turns with values, so that these are not late. A newer value of a waiting
 //! [`Class::State`] topic takes the place of the one that waits, not a new place at the end: so a
 //! topic that changes all the time is still sent once a round, and the order of the others stands.
 //! A retained message whose own place matters (one that must not overtake what was accepted before
@@ -18,7 +19,12 @@
 //! A broker may end the connection rather than refuse a message (3.1.1 has no other way), for ever.
 //! So when connections end without one acknowledgement, messages are sent one by one, and one that
 //! ends the connection alone, time and again, is refused by name.
+//!
+//! Somebody may wait for a message to be safe: a [`Hold`]. It is let go when the message is
+//! acknowledged, when nothing can be done for it any more, or when [`Outbox::spool`] has given it
+//! to whoever writes it down. What is written down stays here all the same: the disk is a copy.
 
+mod holding;
 mod report;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -26,6 +32,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 
+pub use holding::{Hold, Waiting};
 pub use report::{Counters, Depth, Refusal, Refused, Rejected};
 
 use super::publish::{Class, Publish, Qos};
@@ -49,7 +56,7 @@ const REFUSALS_KEPT: usize = 64;
 pub struct Limits {
     /// Unacknowledged messages at a time; the broker's Receive Maximum may lower it. At least 1.
     pub window: u16,
-    /// Waiting events and samples.
+    /// Waiting events and samples, in memory and in the spool alike.
     pub queued: usize,
     /// Bytes of waiting events and samples, topics and payloads together.
     pub queued_bytes: usize,
@@ -59,7 +66,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             window: 100,
-            queued: 100_000,
+            queued: 1_000_000,
             queued_bytes: 64 << 20,
         }
     }
@@ -97,6 +104,18 @@ impl Default for Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(i64);
 
+impl Ticket {
+    /// The number under which a message is in the spool: a later message has a higher one.
+    pub const fn number(self) -> i64 {
+        self.0
+    }
+
+    /// The ticket of a number.
+    pub(super) const fn of(number: i64) -> Self {
+        Self(number)
+    }
+}
+
 /// A message to send now, as the broker permits it.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
@@ -115,6 +134,10 @@ pub struct Outgoing<'a> {
 struct Entry {
     ticket: Ticket,
     publish: Publish,
+    /// Whether it is in the spool.
+    spooled: bool,
+    /// Who waits for it to be safe.
+    holds: Vec<Hold>,
 }
 
 impl Entry {
@@ -183,6 +206,16 @@ pub struct Outbox {
     suspects: usize,
     first_ticket: i64,
     last_ticket: i64,
+    /// What was accepted up to here is played back: it has waited for a connection.
+    backlog: i64,
+    /// Whether what was sent last was of the backlog.
+    played_back: bool,
+    /// Those who need not wait any more.
+    released: VecDeque<Hold>,
+    /// How many messages are in the spool.
+    spooled: usize,
+    /// Whether messages of the spool have left, events first, then samples.
+    departed: [bool; 2],
     refusals: VecDeque<Refusal>,
     counters: Counters,
 }
@@ -210,6 +243,11 @@ impl Outbox {
             suspects: 0,
             first_ticket: 0,
             last_ticket: 0,
+            backlog: 0,
+            played_back: false,
+            released: VecDeque::new(),
+            spooled: 0,
+            departed: [false; 2],
             refusals: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -224,7 +262,7 @@ impl Outbox {
     ///
     /// What is rejected was not accepted, is counted, and is the caller's again.
     pub fn push(&mut self, publish: Publish) -> Result<Ticket, Rejected> {
-        self.accept(publish, false)
+        self.accept(publish, false, None)
     }
 
     /// As [`Outbox::push`], but ahead of what waits: for `bridge/state` after a long absence.
@@ -233,17 +271,24 @@ impl Outbox {
     ///
     /// As [`Outbox::push`].
     pub fn push_first(&mut self, publish: Publish) -> Result<Ticket, Rejected> {
-        self.accept(publish, true)
+        self.accept(publish, true, None)
     }
 
-    fn accept(&mut self, publish: Publish, first: bool) -> Result<Ticket, Rejected> {
+    fn accept(
+        &mut self,
+        publish: Publish,
+        first: bool,
+        hold: Option<Hold>,
+    ) -> Result<Ticket, Rejected> {
         if !publish.is_expressible() {
             self.counters.rejected_malformed += 1;
             return Err(Rejected::Malformed);
         }
         if publish.class == Class::State {
             if let Some(waiting) = self.states.waiting(&publish.topic) {
-                waiting.publish = publish;
+                let origin = publish.origin.or(waiting.publish.origin);
+                waiting.publish = Publish { origin, ..publish };
+                waiting.holds.extend(hold);
                 let ticket = waiting.ticket;
                 self.counters.accepted += 1;
                 self.counters.coalesced += 1;
@@ -260,7 +305,12 @@ impl Outbox {
             self.last_ticket += 1;
             Ticket(self.last_ticket)
         };
-        let entry = Entry { ticket, publish };
+        let entry = Entry {
+            ticket,
+            publish,
+            spooled: false,
+            holds: hold.into_iter().collect(),
+        };
         if entry.publish.class != Class::State {
             self.make_room(entry.weight())?;
         }
@@ -282,12 +332,13 @@ impl Outbox {
         while self.events.len() + self.samples.len() >= self.limits.queued
             || self.bytes.saturating_add(weight) > self.limits.queued_bytes
         {
-            let Some(oldest) = self.samples.pop_front() else {
+            let Some(mut oldest) = self.samples.pop_front() else {
                 self.counters.rejected_full += 1;
                 return Err(Rejected::Full);
             };
             self.bytes -= oldest.weight();
             self.counters.dropped_samples += 1;
+            self.leave(&mut oldest);
         }
         Ok(())
     }
@@ -325,6 +376,7 @@ impl Outbox {
         self.disconnected();
         self.session = Some(session);
         self.progress = false;
+        self.backlog = self.last_ticket;
         self.forget_overtaken();
         self.counters.due_again += self.in_flight.len() as u64;
         if session.resumed && session.maximum_qos == Qos::AtLeastOnce {
@@ -339,14 +391,23 @@ impl Outbox {
     /// have that one already, and sent again the older would take its place for a while.
     fn forget_overtaken(&mut self) {
         let mut retained = BTreeSet::new();
-        let mut due = VecDeque::with_capacity(self.in_flight.len());
+        let mut due: VecDeque<Entry> = VecDeque::with_capacity(self.in_flight.len());
         for entry in std::mem::take(&mut self.in_flight).into_iter().rev() {
             let publish = &entry.publish;
-            let is_overtaken =
-                retained.contains(&publish.topic) || self.states.waiting(&publish.topic).is_some();
-            if publish.class == Class::State && is_overtaken {
-                self.counters.coalesced += 1;
-                continue;
+            if publish.class == Class::State {
+                let newer = match self.states.waiting(&publish.topic) {
+                    Some(waiting) => Some(waiting),
+                    None if retained.contains(&publish.topic) => due
+                        .iter_mut()
+                        .find(|newer| newer.publish.retain && newer.publish.topic == publish.topic),
+                    None => None,
+                };
+                if let Some(newer) = newer {
+                    // Whoever waits for the older one waits for the newer one now.
+                    newer.holds.extend(entry.holds);
+                    self.counters.coalesced += 1;
+                    continue;
+                }
             }
             if publish.retain {
                 retained.insert(publish.topic.clone());
@@ -373,9 +434,9 @@ impl Outbox {
         self.fruitless = 0;
         if self.suspects == 0 {
             self.suspects = self.in_flight.len();
-        } else if let Some(entry) = self.in_flight.pop_front() {
+        } else if let Some(mut entry) = self.in_flight.pop_front() {
             self.suspects -= 1;
-            self.refuse(&entry, Refused::Unanswered);
+            self.refuse(&mut entry, Refused::Unanswered);
         }
     }
 
@@ -399,8 +460,8 @@ impl Outbox {
             let (entry, class) = match again {
                 Some(entry) => (entry, None),
                 None => {
-                    let entry = self.first_waiting()?;
-                    (entry, Some(entry.publish.class))
+                    let class = self.next_class()?;
+                    (self.front(class)?, Some(class))
                 }
             };
             let qos = entry.publish.qos.min(session.maximum_qos);
@@ -415,20 +476,22 @@ impl Outbox {
             match class {
                 None if fits => self.sent += 1,
                 None => {
-                    let entry = self.in_flight.remove(self.sent)?;
-                    self.refuse(&entry, Refused::TooLarge { size, limit });
+                    let mut entry = self.in_flight.remove(self.sent)?;
+                    self.refuse(&mut entry, Refused::TooLarge { size, limit });
                     continue;
                 }
                 Some(class) => {
-                    let entry = self.take_first(class)?;
+                    let mut entry = self.take_first(class)?;
                     if !fits {
-                        self.refuse(&entry, Refused::TooLarge { size, limit });
+                        self.refuse(&mut entry, Refused::TooLarge { size, limit });
                         continue;
                     }
                     if qos == Qos::AtLeastOnce {
                         self.in_flight.push_back(entry);
                         self.sent += 1;
                     } else {
+                        // Safe once it is handed over: so the mapping, or the broker, wants it.
+                        self.leave(&mut entry);
                         self.handed = Some(entry);
                     }
                 }
@@ -453,11 +516,29 @@ impl Outbox {
         })
     }
 
-    fn first_waiting(&self) -> Option<&Entry> {
-        [&self.states.queue, &self.events, &self.samples]
-            .into_iter()
-            .filter_map(VecDeque::front)
-            .min_by_key(|entry| entry.ticket)
+    /// Whose turn it is. In the order of acceptance; but what has waited for a connection takes
+    /// turns with values, and history with events, so that those are not late for its sake.
+    fn next_class(&mut self) -> Option<Class> {
+        let fronts = [Class::State, Class::Event, Class::Sample]
+            .map(|class| Some((self.front(class)?.ticket, class)));
+        let (ticket, class) = fronts.into_iter().flatten().min_by_key(|front| front.0)?;
+        let is_backlog = |ticket: Ticket, class| ticket.0 <= self.backlog && class != Class::State;
+        let mut chosen = (ticket, class);
+        if self.played_back && is_backlog(ticket, class) {
+            let mut others = fronts.into_iter().flatten();
+            let other = others.find(|(_, other)| *other != class && *other != Class::Sample);
+            chosen = other.unwrap_or(chosen);
+        }
+        self.played_back = is_backlog(chosen.0, chosen.1) && chosen.1 == class;
+        Some(chosen.1)
+    }
+
+    fn front(&self, class: Class) -> Option<&Entry> {
+        match class {
+            Class::State => self.states.queue.front(),
+            Class::Event => self.events.front(),
+            Class::Sample => self.samples.front(),
+        }
     }
 
     fn take_first(&mut self, class: Class) -> Option<Entry> {
@@ -473,16 +554,17 @@ impl Outbox {
     /// The broker acknowledged the message with success. Returns it, or nothing when the ticket
     /// names none that was sent on this connection.
     pub fn delivered(&mut self, ticket: Ticket) -> Option<Publish> {
-        let entry = self.acknowledged(ticket)?;
+        let mut entry = self.acknowledged(ticket)?;
         self.counters.delivered += 1;
+        self.leave(&mut entry);
         Some(entry.publish)
     }
 
     /// The broker refused the message for good (PUBACK of 0x80 or more). Returns it as
     /// [`Outbox::delivered`] does; [`Outbox::refusal`] tells of it too.
     pub fn refused(&mut self, ticket: Ticket, code: u8) -> Option<Publish> {
-        let entry = self.acknowledged(ticket)?;
-        self.refuse(&entry, Refused::ByBroker { code });
+        let mut entry = self.acknowledged(ticket)?;
+        self.refuse(&mut entry, Refused::ByBroker { code });
         Some(entry.publish)
     }
 
@@ -496,7 +578,8 @@ impl Outbox {
         self.in_flight.remove(index)
     }
 
-    fn refuse(&mut self, entry: &Entry, reason: Refused) {
+    fn refuse(&mut self, entry: &mut Entry, reason: Refused) {
+        self.leave(entry);
         match reason {
             Refused::TooLarge { .. } => self.counters.refused_too_large += 1,
             Refused::Unanswered => self.counters.refused_unanswered += 1,
@@ -535,6 +618,7 @@ impl Outbox {
             samples: self.samples.len(),
             in_flight: self.in_flight.len(),
             bytes: self.bytes,
+            spooled: self.spooled,
         }
     }
 }

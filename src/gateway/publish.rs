@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::lwm2m::Path;
 use crate::mapping::breaks_text;
+use crate::server::DeviceId;
 
 /// How surely a message arrives (MQTT 5 §4.3). The gateway never sends QoS 2: a retained value or an
 /// identified event loses nothing by arriving twice.
@@ -42,6 +44,8 @@ pub struct Publish {
     /// What only MQTT 5 can carry; left out towards a 3.1.1 broker. Shared, because all values of a
     /// signal carry the same.
     pub properties: Option<Arc<Properties>>,
+    /// Whose value it is, if the store keeps what stands on its topic.
+    pub origin: Option<(DeviceId, Path)>,
 }
 
 /// PUBLISH properties (MQTT 5 §3.3.2.3).
@@ -86,6 +90,7 @@ impl Publish {
             retain: true,
             class: Class::State,
             properties: None,
+            origin: None,
         }
     }
 
@@ -130,6 +135,21 @@ impl Publish {
 }
 
 impl Properties {
+    /// The content types that there are.
+    const TYPES: [&'static str; 6] = [
+        "application/json",
+        "text/plain",
+        "application/senml+json",
+        "application/senml+cbor",
+        "application/cbor",
+        "application/octet-stream",
+    ];
+
+    /// One of the content types that there are, by its name.
+    pub fn known_type(name: &str) -> Option<&'static str> {
+        Self::TYPES.into_iter().find(|known| *known == name)
+    }
+
     fn fit(&self) -> bool {
         self.correlation
             .as_ref()

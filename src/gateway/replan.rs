@@ -78,6 +78,7 @@ impl Gateway {
                 topic: signal.topic.clone(),
                 retained: signal.retain,
                 last: old.last.clone(),
+                due: old.due,
             };
             moves.push((stood, new));
         }

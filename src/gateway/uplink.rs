@@ -7,6 +7,7 @@ use crate::coap::Peer;
 use crate::gateway::device::{Reason, State, Tracked};
 use crate::gateway::json::{Sample, Source};
 use crate::gateway::problems;
+use crate::gateway::publish::Publish;
 use crate::gateway::topics::Owner;
 use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, units};
@@ -151,11 +152,9 @@ impl Gateway {
                     source: Source::Notify,
                     overtaken,
                 };
+                self.custody.begin(receipt.is_some());
                 self.take_all_values(arrival, &target, records, problems);
-                // The values are in the outbox: they are ours now.
-                if let Some(receipt) = receipt {
-                    self.server.acknowledge(now, receipt);
-                }
+                self.take_custody(now, receipt);
             }
             server::Event::Sent {
                 device,
@@ -169,8 +168,9 @@ impl Gateway {
                     source: Source::Send,
                     overtaken: false,
                 };
+                self.custody.begin(true);
                 self.take_values(arrival, records, Vec::new());
-                self.server.acknowledge(now, receipt);
+                self.take_custody(now, Some(receipt));
             }
             server::Event::SendRefused {
                 peer,
@@ -241,6 +241,7 @@ impl Gateway {
                 continue;
             };
             if !alone && self.repeats(arrival.device, index, &sample) {
+                self.hold_standing(arrival.device, index);
                 repeated.push((path, sample));
             } else {
                 self.publish_sample(arrival, index, sample);
@@ -388,10 +389,13 @@ impl Gateway {
         let (Destination::Signal(signal) | Destination::Raw(signal)) = &tracked.destination else {
             return;
         };
-        let publish = tracked.publish_of(signal, &sample, sample.quality());
+        let path = tracked.path;
+        let publish = Publish {
+            origin: signal.retain.then_some((id, path)),
+            ..tracked.publish_of(signal, &sample, sample.quality())
+        };
         tracked.last = Some(sample);
         tracked.stale = false;
-        let path = tracked.path;
         units::spread(device, &path);
         self.counters.values += 1;
         self.keep_value(arrival.now.instant, id, index);

@@ -43,6 +43,10 @@ impl Changes {
             Change::Forgotten(endpoint) => {
                 self.0.retain(|key, _| key.endpoint() != Some(&**endpoint));
             }
+            Change::Unspooled(class, below) => self.0.retain(|_, waiting| match waiting {
+                Change::Spooled(spooled) => spooled.class != *class || spooled.number >= *below,
+                _ => true,
+            }),
             change => {
                 self.0.remove(&change.key());
             }
@@ -101,6 +105,7 @@ impl Changes {
                 }),
                 Change::Put(document, _) => kept.documents.push(document.clone()),
                 Change::Gateway(gateway, _) => kept.gateway = Some(gateway.clone()),
+                Change::Spooled(spooled) => kept.spool.push(spooled.clone()),
                 Change::Credential(
                     credentials::Change::Remove(_) | credentials::Change::Revoke(_),
                 )
@@ -108,7 +113,8 @@ impl Changes {
                 | Change::Unobserved(..)
                 | Change::Cleared(..)
                 | Change::Forgotten(_)
-                | Change::Drop(..) => {}
+                | Change::Drop(..)
+                | Change::Unspooled(..) => {}
             }
         }
         kept.devices = devices.into_values().collect();

@@ -191,4 +191,8 @@ pub struct Signal {
     /// The newest value.
     #[n(3)]
     pub last: Option<Sample>,
+    /// Whether the broker may not have that value, so that it is to be published at the next start.
+    #[n(4)]
+    #[cbor(default)]
+    pub due: bool,
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 
+use crate::gateway::publish::Class;
 use crate::lwm2m::{Path, Target};
 use crate::server::credentials;
 
@@ -52,6 +53,10 @@ pub enum Change {
     Drop(DocumentKey, Urgency),
     /// What the gateway knows of itself.
     Gateway(Gateway, Urgency),
+    /// A message waits for the broker.
+    Spooled(Spooled),
+    /// Of this class, messages with a lower number do not wait any more.
+    Unspooled(Class, i64),
 }
 
 /// When a change has to be on the disk.
@@ -86,6 +91,10 @@ pub enum Key {
     Endpoint(Arc<str>),
     /// A document.
     Document(DocumentKey),
+    /// A message that waits for the broker.
+    Spooled(i64),
+    /// Messages that wait no more: of events, if it is true, else of samples.
+    Unspooled(bool),
 }
 
 /// What a document is about.
@@ -120,6 +129,17 @@ pub struct Document {
     pub body: Vec<u8>,
 }
 
+/// A message that waits for the broker. As of a [`Document`], only its writer understands the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spooled {
+    /// Its place: they are sent in the order of their numbers.
+    pub number: i64,
+    /// [`Class::Event`] or [`Class::Sample`].
+    pub class: Class,
+    /// The content.
+    pub body: Vec<u8>,
+}
+
 /// What the gateway knows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Gateway {
@@ -131,14 +151,16 @@ pub struct Gateway {
     pub sentinel: u64,
 }
 
-/// All or a part of what was kept. In parts, the order is that of the fields: credentials come
-/// before devices, and devices before the documents about them.
+/// All or a part of what was kept. In parts, the order is that of the fields: credentials and
+/// messages come before devices, and devices before the documents about them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kept {
     /// What the gateway knew of itself; `None` in all parts at the very first start.
     pub gateway: Option<Gateway>,
     /// Who may come in.
     pub credentials: credentials::Stored,
+    /// What waited for the broker, by number.
+    pub spool: Vec<Spooled>,
     /// The devices, in the order in which they came.
     pub devices: Vec<Device>,
     /// Commands, replies, updates, by key.
@@ -154,7 +176,9 @@ impl Change {
             | Self::Observed(..)
             | Self::Unobserved(..)
             | Self::Cleared(..)
-            | Self::Forgotten(_) => Urgency::Now,
+            | Self::Forgotten(_)
+            | Self::Spooled(_)
+            | Self::Unspooled(..) => Urgency::Now,
             Self::Registered(_, _, urgency)
             | Self::Described(_, _, urgency)
             | Self::Heard(_, _, urgency)
@@ -191,6 +215,18 @@ impl Change {
             Self::Put(document, _) => Key::Document(document.key.clone()),
             Self::Drop(key, _) => Key::Document(key.clone()),
             Self::Gateway(..) => Key::Gateway,
+            Self::Spooled(spooled) => Key::Spooled(spooled.number),
+            Self::Unspooled(class, _) => Key::Unspooled(*class == Class::Event),
+        }
+    }
+
+    /// Whether somebody was told that it is safe, whatever becomes of the machine: so it waits for
+    /// the disk itself. What else a power cut takes, the devices bring again.
+    pub fn is_owed(&self) -> bool {
+        match self {
+            Self::Credential(_) | Self::Spooled(_) => true,
+            Self::Stands(_, signal, _) => signal.due,
+            _ => false,
         }
     }
 }
@@ -199,7 +235,11 @@ impl Key {
     /// The endpoint that it is about, if nothing of it is to stay when that is forgotten.
     fn endpoint(&self) -> Option<&str> {
         match self {
-            Self::Record(_) | Self::Grant(_) | Self::Gateway => None,
+            Self::Record(_)
+            | Self::Grant(_)
+            | Self::Gateway
+            | Self::Spooled(_)
+            | Self::Unspooled(_) => None,
             Self::Registration(endpoint)
             | Self::Descriptor(endpoint)
             | Self::Observation(endpoint, _)

@@ -5,6 +5,7 @@
 mod bootstrap;
 mod broker;
 mod commands;
+mod custody;
 mod devices;
 mod driven;
 mod firmware;

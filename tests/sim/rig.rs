@@ -70,6 +70,8 @@ pub struct Rig {
     flush_due: Option<Instant>,
     /// Whether no agent runs.
     away: bool,
+    /// Whether nothing urgent can be stored.
+    pub disk_full: bool,
     /// Datagrams that the gateway sent.
     pub sent: u32,
     /// The images that the store holds.
@@ -231,6 +233,7 @@ impl Rig {
             pending: Changes::default(),
             flush_due: None,
             away: false,
+            disk_full: false,
             sent: 0,
             images: BTreeMap::new(),
             weather: None,
@@ -657,6 +660,7 @@ impl Rig {
             self.pending.take().for_each(|change| self.kept.add(change));
         }
         let mut acknowledged: Vec<Ticket> = Vec::new();
+        let mut failed = false;
         loop {
             match self.gateway.poll() {
                 Output::Datagram { route, bytes } => {
@@ -670,6 +674,13 @@ impl Rig {
                     self.replies.entry(id).or_default().push(line);
                 }
                 Output::Store(change) => {
+                    if self.disk_full && change.urgency() == Urgency::Now {
+                        let why = "the disk is full".to_owned();
+                        self.gateway
+                            .handle(self.now, Input::Unstored { change, why });
+                        failed = true;
+                        continue;
+                    }
                     if let kept::Change::Credential(change) = &change {
                         self.stored.push(change.clone());
                     }
@@ -680,6 +691,10 @@ impl Rig {
                         self.pending.add(change);
                         self.flush_due.get_or_insert(self.now.instant + FLUSH);
                     }
+                }
+                Output::Commit(_) if failed => {}
+                Output::Commit(batch) => {
+                    self.gateway.handle(self.now, Input::Committed(batch));
                 }
                 Output::Event(event) => self.events.push(event),
                 Output::LoadImage(digest) => {

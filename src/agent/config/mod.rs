@@ -125,7 +125,7 @@ pub struct Mqtt {
     pub reply_topics: Vec<String>,
     /// How often `last_seen` is published of a device that only notifies.
     pub last_seen_interval: Duration,
-    /// `[mqtt.spool] max_size`, in bytes; not built.
+    /// `[mqtt.spool] max_size`, in bytes: what waits for the broker of events, replies and samples.
     pub spool_max_size: u64,
 }
 

@@ -178,7 +178,7 @@ fn mqtt(table: &mut Table<'_>, draft: &mut Draft) {
         set(&mut mqtt.last_seen_interval, item.duration(SECOND, YEAR));
     }
     section(table, "spool", |table| {
-        if let Some(item) = not_built(table, "max_size") {
+        if let Some(item) = table.take("max_size") {
             set(&mut mqtt.spool_max_size, scalar::size(&item));
         }
     });

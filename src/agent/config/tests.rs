@@ -246,13 +246,10 @@ fn what_is_not_built_is_checked_and_named_and_stops_nothing() {
     let folder = Folder::new("unbuilt");
     let file = folder.write(
         "main.toml",
-        "[mqtt.spool]\nmax_size = \"1MiB\"\n[homeassistant]\ndiscovery = true\n[[upstream]]\nuri = \"coap://x\"\n",
+        "[homeassistant]\ndiscovery = true\n[[upstream]]\nuri = \"coap://x\"\n",
     );
     let loaded = Config::load_from(&sources(Some(file), &[]));
-    assert_eq!(
-        codes(&loaded),
-        ["not-built 2:1", "not-built 4:1", "not-built 5:3"]
-    );
+    assert_eq!(codes(&loaded), ["not-built 2:1", "not-built 3:3"]);
     assert!(loaded.config.is_some());
     let wrong = folder.write("wrong.toml", "[homeassistant]\ndiscovery = \"yes\"\n");
     assert!(

@@ -4,12 +4,12 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Row, Rows};
 
 use super::{Sqlite, StoreError, write};
-use crate::kept::{Device, Document, DocumentKey, Gateway, Kept, Registration};
+use crate::kept::{Device, Document, DocumentKey, Gateway, Kept, Registration, Spooled};
 use crate::secret::Secret;
 use crate::server::credentials::{Grant, Origin, Psk, Record, Stored};
 use crate::time::UnixTime;
 
-/// Devices that are given at a time.
+/// Devices, or messages, that are given at a time.
 const PART: usize = 500;
 
 impl Sqlite {
@@ -19,12 +19,44 @@ impl Sqlite {
             gateway: gateway.into_iter().next(),
             ..Kept::default()
         });
+        self.load_spool(give)?;
         self.load_devices(give)?;
         give(Kept {
             documents: self.load_documents()?,
             ..Kept::default()
         });
         Ok(())
+    }
+
+    fn load_spool(&self, give: &mut dyn FnMut(Kept)) -> Result<(), StoreError> {
+        let mut load = || -> rusqlite::Result<()> {
+            let mut spool = self
+                .connection
+                .prepare("SELECT number, class, body FROM spool ORDER BY number")?;
+            let mut rows = spool.query([])?;
+            let mut part = Vec::with_capacity(PART);
+            while let Some(row) = rows.next()? {
+                let class = write::class(row.get(1)?)
+                    .ok_or_else(|| nonsense(1, Type::Integer, "an unknown class of message"))?;
+                part.push(Spooled {
+                    number: row.get(0)?,
+                    class,
+                    body: row.get(2)?,
+                });
+                if part.len() == PART {
+                    give(Kept {
+                        spool: std::mem::replace(&mut part, Vec::with_capacity(PART)),
+                        ..Kept::default()
+                    });
+                }
+            }
+            give(Kept {
+                spool: part,
+                ..Kept::default()
+            });
+            Ok(())
+        };
+        load().map_err(|source| self.failed(source))
     }
 
     /// Gives the devices in parts, so that there are never two copies of all of them.

@@ -43,7 +43,7 @@ pub trait Store: Send {
     fn load(&self, give: &mut dyn FnMut(Kept)) -> Result<(), StoreError>;
 
     /// Keeps all of these changes or none. When this returns, the end of the process does not undo
-    /// them; if one of them is a credential, nor does a power cut.
+    /// them; if one of them is owed to somebody ([`Change::is_owed`]), nor does a power cut.
     ///
     /// # Errors
     ///
@@ -215,11 +215,9 @@ impl Store for Sqlite {
     }
 
     fn apply_all(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        // What a device can only be told once waits for the disk itself. The rest survives the end
-        // of the process; what a power cut takes, the device brings again.
-        let durable = changes
-            .iter()
-            .any(|change| matches!(change, Change::Credential(_)));
+        // What a device was told, or can only be told once, waits for the disk itself. The rest
+        // survives the end of the process; what a power cut takes, the device brings again.
+        let durable = changes.iter().any(Change::is_owed);
         let mut all = || -> rusqlite::Result<()> {
             self.synchronise(durable)?;
             // One wait for the disk: at the end of a join window many keys end at once.

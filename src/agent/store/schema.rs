@@ -11,7 +11,7 @@ const APPLICATION: i32 = 0x4c32_4d51;
 
 /// What makes a database of version N + 1 out of one of version N. A step that was released is
 /// never changed; another one follows it.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     CREDENTIALS,
     "
     CREATE TABLE gateway (
@@ -48,6 +48,13 @@ const STEPS: [&str; 2] = [
         body BLOB NOT NULL,
         PRIMARY KEY (endpoint, kind, id)
     ) STRICT, WITHOUT ROWID;
+",
+    "
+    CREATE TABLE spool (
+        number INTEGER PRIMARY KEY NOT NULL,
+        class INTEGER NOT NULL,
+        body BLOB NOT NULL
+    ) STRICT;
 ",
 ];
 

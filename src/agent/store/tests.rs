@@ -8,6 +8,7 @@ use crate::coap::Token;
 use crate::dtls::PeerIdentity;
 use crate::gateway::device::{Availability, Reason, State};
 use crate::gateway::json::{Sample, Source};
+use crate::gateway::publish::Class;
 use crate::kept::{self, Changes, Document, DocumentKey, Gateway, Kind, Urgency};
 use crate::lwm2m::{ObjectList, Path, Target, Value, Version};
 use crate::route::Route;
@@ -369,6 +370,7 @@ fn kept_device() -> kept::Device {
             topic: "lwm2mqtt/d/cellar/v/temperature-0/sensor-value".into(),
             retained: true,
             last: Some(sample),
+            due: true,
         }],
         ..kept::Device::new("dev1".into())
     }
@@ -493,7 +495,7 @@ fn an_ended_registration_leaves_its_objects_and_a_forgotten_device_nothing() {
 }
 
 #[test]
-fn only_credentials_wait_for_the_disk_itself() {
+fn only_what_is_owed_waits_for_the_disk_itself() {
     let folder = Folder::new("urgency");
     let mut store = folder.open().unwrap();
     let level = |store: &Sqlite| -> i64 {
@@ -502,8 +504,43 @@ fn only_credentials_wait_for_the_disk_itself() {
             .pragma_query_value(None, "synchronous", |row| row.get(0))
             .unwrap()
     };
-    store.apply_all(&changes_of(&kept_device())).unwrap();
+    let mut device = kept_device();
+    store.apply_all(&changes_of(&device)).unwrap();
+    assert_eq!(level(&store), 2, "a value that was acknowledged");
+    device.signals[0].due = false;
+    store.apply_all(&changes_of(&device)).unwrap();
     assert_eq!(level(&store), 1, "NORMAL");
     store.apply(&put(record("a"))).unwrap();
     assert_eq!(level(&store), 2, "FULL");
+}
+
+#[test]
+fn messages_wait_in_the_spool_until_those_of_their_class_are_delivered() {
+    let folder = Folder::new("spool");
+    let spooled = |number, class| kept::Spooled {
+        number,
+        class,
+        body: vec![number as u8; 3],
+    };
+    let all = [
+        spooled(1, Class::Event),
+        spooled(2, Class::Sample),
+        spooled(5, Class::Sample),
+        spooled(7, Class::Event),
+    ];
+    let mut store = folder.open().unwrap();
+    let changes: Vec<_> = all.iter().cloned().map(Change::Spooled).collect();
+    store.apply_all(&changes).unwrap();
+    drop(store);
+    let spool = |store: &Sqlite| {
+        let mut spool = Vec::new();
+        store.load(&mut |part| spool.extend(part.spool)).unwrap();
+        spool
+    };
+    let mut store = folder.open().unwrap();
+    assert_eq!(spool(&store), all);
+    store.apply(&Change::Unspooled(Class::Sample, 5)).unwrap();
+    assert_eq!(spool(&store), [&all[0], &all[2], &all[3]].map(Clone::clone));
+    store.apply(&Change::Unspooled(Class::Event, 8)).unwrap();
+    assert_eq!(spool(&store), [all[2].clone()]);
 }

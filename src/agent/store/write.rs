@@ -3,6 +3,7 @@
 use rusqlite::params;
 
 use super::Sqlite;
+use crate::gateway::publish::Class;
 use crate::kept::{Change, Kind, path_to_bytes};
 use crate::server::credentials::{self, Psk};
 use crate::time::UnixTime;
@@ -77,6 +78,14 @@ impl Sqlite {
                 "INSERT OR REPLACE INTO gateway (id, body) VALUES (1, ?1)",
                 params![encode(gateway)],
             ),
+            Change::Spooled(spooled) => self.execute(
+                "INSERT OR REPLACE INTO spool (number, class, body) VALUES (?1, ?2, ?3)",
+                params![spooled.number, class_code(spooled.class), spooled.body],
+            ),
+            Change::Unspooled(class, below) => self.execute(
+                "DELETE FROM spool WHERE number < ?2 AND class = ?1",
+                params![class_code(*class), below],
+            ),
         }
     }
 
@@ -134,6 +143,24 @@ pub(super) const fn code(kind: Kind) -> i64 {
         Kind::Reply => 2,
         Kind::Update => 3,
     }
+}
+
+/// The number of a class in the database; never another one.
+const fn class_code(class: Class) -> i64 {
+    match class {
+        Class::State => 0,
+        Class::Event => 1,
+        Class::Sample => 2,
+    }
+}
+
+/// The class of a number.
+pub(super) const fn class(code: i64) -> Option<Class> {
+    Some(match code {
+        1 => Class::Event,
+        2 => Class::Sample,
+        _ => return None,
+    })
 }
 
 /// The kind of a number.

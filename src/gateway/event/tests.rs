@@ -95,6 +95,8 @@ fn every_kind(text: &str) -> Vec<Event> {
             topic: text(),
             detail: text(),
         },
+        Event::SpoolDropped { samples: 1 },
+        Event::SpoolFailed { detail: text() },
         Event::BrokerConnected { kept: true },
         Event::BrokerDisconnected { detail: text() },
         Event::DeviceJoined { endpoint: text() },
@@ -164,6 +166,8 @@ const fn is_in_the_list(event: &Event) {
         | Event::ObserveFailed { .. }
         | Event::RequestMalformed { .. }
         | Event::PublishRefused { .. }
+        | Event::SpoolDropped { .. }
+        | Event::SpoolFailed { .. }
         | Event::BrokerConnected { .. }
         | Event::BrokerDisconnected { .. }
         | Event::DeviceJoined { .. }

@@ -114,6 +114,8 @@ pub struct Depth {
     pub in_flight: usize,
     /// Bytes of waiting events and samples.
     pub bytes: usize,
+    /// Events and samples, waiting or sent, that are in the spool.
+    pub spooled: usize,
 }
 
 impl Depth {

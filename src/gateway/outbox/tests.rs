@@ -235,7 +235,7 @@ fn the_oldest_samples_give_way_and_events_do_not() {
     assert_eq!(outbox.push(sample("4")), Err(Rejected::Full));
     outbox.push(state("a", "1")).unwrap();
     outbox.connected(Session::default());
-    assert_eq!(texts(&mut outbox), ["e=x", "e=y", "e=z", "a=1"]);
+    assert_eq!(texts(&mut outbox), ["e=x", "a=1", "e=y", "e=z"]);
     assert_eq!(outbox.counters().dropped_samples, 3);
     assert_eq!(outbox.counters().rejected_full, 2);
 }
@@ -520,4 +520,100 @@ mod model {
             run(seed);
         }
     }
+}
+
+#[test]
+fn a_live_value_is_not_late_for_the_sake_of_what_is_played_back() {
+    let mut outbox = outbox(Limits {
+        window: 2,
+        ..Limits::default()
+    });
+    for number in 0..1_000 {
+        outbox.push(sample(&number.to_string())).unwrap();
+    }
+    for number in 0..10 {
+        outbox.push(event(&number.to_string())).unwrap();
+    }
+    outbox.connected(Session::default());
+    let mut sent = Vec::new();
+    for turn in 0..20 {
+        outbox.push(state("a", &turn.to_string())).unwrap();
+        for (ticket, text) in drain(&mut outbox) {
+            sent.push(text);
+            outbox.delivered(ticket).unwrap();
+        }
+    }
+    // Two a turn: one of them is the live value.
+    let live = sent.iter().filter(|text| text.starts_with("a=")).count();
+    assert_eq!((sent.len(), live), (40, 20), "{sent:?}");
+    let samples: Vec<_> = sent.iter().filter(|text| text.starts_with("t=")).collect();
+    assert_eq!(samples.first().map(|text| text.as_str()), Some("t=0"));
+    assert!(samples.is_sorted_by_key(|text| text[2..].parse::<u32>().unwrap()));
+}
+
+#[test]
+fn who_waits_for_a_value_is_let_go_by_a_newer_one_of_its_topic() {
+    let mut outbox = outbox(Limits::default());
+    outbox.connected(Session::default());
+    outbox.push_held(state("a", "1"), Hold(1)).unwrap();
+    assert_eq!(texts(&mut outbox), ["a=1"]);
+    outbox.push_held(state("a", "2"), Hold(2)).unwrap();
+    outbox.push_held(state("a", "3"), Hold(3)).unwrap();
+    outbox.disconnected();
+    outbox.connected(Session::default());
+    let sent = drain(&mut outbox);
+    assert_eq!(sent.len(), 1, "the older one gave way");
+    assert_eq!(outbox.released(), None);
+    outbox.delivered(sent[0].0).unwrap();
+    let mut released: Vec<_> = std::iter::from_fn(|| outbox.released()).collect();
+    released.sort_unstable();
+    assert_eq!(released, [Hold(1), Hold(2), Hold(3)]);
+}
+
+#[test]
+fn what_is_spooled_is_given_once_and_counted_until_it_is_delivered() {
+    let mut outbox = outbox(Limits::default());
+    outbox.push_held(sample("1"), Hold(1)).unwrap();
+    outbox.push(event("x")).unwrap();
+    outbox.push(state("a", "1")).unwrap();
+    outbox.push_held(state("b", "1"), Hold(1)).unwrap();
+    let given = |outbox: &mut Outbox| {
+        let (mut topics, newest) = (Vec::new(), outbox.newest());
+        outbox.spool(newest, false, &mut |waiting| {
+            topics.push((waiting.publish.topic.to_string(), waiting.holds.len()));
+        });
+        topics.sort();
+        topics
+    };
+    let expected = [("b", 1), ("e", 0), ("t", 1)].map(|(topic, holds)| (topic.to_owned(), holds));
+    assert_eq!(given(&mut outbox), expected);
+    assert_eq!(given(&mut outbox), []);
+    assert_eq!(outbox.depth().spooled, 2);
+    assert_eq!(outbox.unspooled(), None);
+    outbox.connected(Session::default());
+    for (ticket, _) in drain(&mut outbox) {
+        outbox.delivered(ticket).unwrap();
+    }
+    assert_eq!(outbox.depth().spooled, 0);
+    let left = [outbox.unspooled(), outbox.unspooled(), outbox.unspooled()];
+    let below = Ticket(5);
+    assert_eq!(
+        left,
+        [
+            Some((Class::Event, below)),
+            Some((Class::Sample, below)),
+            None
+        ]
+    );
+}
+
+#[test]
+fn what_was_restored_keeps_its_numbers_and_comes_first() {
+    let mut outbox = outbox(Limits::default());
+    outbox.restore(7, sample("old"));
+    outbox.restore(9, event("old"));
+    let newer = outbox.push(sample("new")).unwrap();
+    assert_eq!(newer, Ticket(10));
+    outbox.connected(Session::default());
+    assert_eq!(texts(&mut outbox), ["t=old", "e=old", "t=new"]);
 }
