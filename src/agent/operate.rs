@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::{Map, Value as Json, json};
 
 use self::target::{Assignments, Target};
@@ -20,9 +20,25 @@ use crate::agent::config::Config;
 /// How long the agent has for its first word.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long one wants to wait.
+/// One operation on one device, or what goes by.
+#[derive(Debug, Subcommand)]
+pub enum Operation {
+    Read(Read),
+    Write(Write),
+    Execute(Execute),
+    Observe(Observe),
+    Discover(Discover),
+    Create(Create),
+    Delete(Delete),
+    Attributes(Attributes),
+    Watch(Watch),
+}
+
+/// Whom it is for, and how long one wants to wait.
 #[derive(Debug, Args)]
-pub struct Waiting {
+pub struct Asked {
+    /// The device's name, or its endpoint name
+    device: String,
     /// Do not wait for a device that sleeps: its answer goes to its reply topic on MQTT
     #[arg(long)]
     no_wait: bool,
@@ -42,13 +58,11 @@ Examples:
   lwm2mqtt read meter-7 device-0/battery-level
   lwm2mqtt read meter-7 /3/0/9 /3303/0 --json")]
 pub struct Read {
-    /// The device's name, or its endpoint name
-    device: String,
+    #[command(flatten)]
+    asked: Asked,
     /// What to read
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<Target>,
-    #[command(flatten)]
-    waiting: Waiting,
 }
 
 /// Write values
@@ -65,16 +79,14 @@ Examples:
   lwm2mqtt write meter-7 /16/0/0/1='\"42\"'
       the text 42: a number would be refused there")]
 pub struct Write {
-    /// The device's name, or its endpoint name
-    device: String,
+    #[command(flatten)]
+    asked: Asked,
     /// PATH=VALUE, or PATH and VALUE apart
     #[arg(required = true, value_name = "PATH=VALUE")]
     values: Vec<String>,
     /// Replace the instance: what is not written is dropped
     #[arg(long)]
     replace: bool,
-    #[command(flatten)]
-    waiting: Waiting,
 }
 
 /// Execute a resource
@@ -85,15 +97,13 @@ Examples:
   lwm2mqtt execute meter-7 device-0/reboot
   lwm2mqtt execute meter-7 /5/0/2 \"0='1'\"")]
 pub struct Execute {
-    /// The device's name, or its endpoint name
-    device: String,
+    #[command(flatten)]
+    asked: Asked,
     /// The resource, or a command of the mapping
     #[arg(value_name = "PATH")]
     path: String,
     /// Arguments, as in LwM2M Core 6.3.5
     arguments: Option<String>,
-    #[command(flatten)]
-    waiting: Waiting,
 }
 
 /// Show what a node holds and which attributes are attached
@@ -103,16 +113,14 @@ Examples:
   lwm2mqtt discover meter-7 /3
   lwm2mqtt discover meter-7 /3303 --depth 1")]
 pub struct Discover {
-    /// The device's name, or its endpoint name
-    device: String,
+    #[command(flatten)]
+    asked: Asked,
     /// An object, instance or resource
     #[arg(value_name = "PATH")]
     path: Target,
     /// How many levels below it, 0 to 3; LwM2M 1.2
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=3))]
     depth: Option<u8>,
-    #[command(flatten)]
-    waiting: Waiting,
 }
 
 /// Create an instance of an object
@@ -123,29 +131,25 @@ Examples:
   lwm2mqtt create meter-7 /3311 5850=true
       the device chooses the number of the instance")]
 pub struct Create {
-    /// The device's name, or its endpoint name
-    device: String,
+    #[command(flatten)]
+    asked: Asked,
     /// The object, or the instance that is to be
     #[arg(value_name = "PATH")]
     path: Target,
     /// RESOURCE=VALUE, with the number of the resource
     #[arg(value_name = "RESOURCE=VALUE")]
     values: Vec<String>,
-    #[command(flatten)]
-    waiting: Waiting,
 }
 
 /// Delete an instance
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lwm2mqtt delete meter-7 /3311/1")]
 pub struct Delete {
-    /// The device's name, or its endpoint name
-    device: String,
+    #[command(flatten)]
+    asked: Asked,
     /// The instance
     #[arg(value_name = "PATH")]
     path: Target,
-    #[command(flatten)]
-    waiting: Waiting,
 }
 
 /// Attach notification attributes to a node
@@ -156,16 +160,14 @@ Examples:
   lwm2mqtt attributes meter-7 /3303/0/5700 st=
       takes an attribute away")]
 pub struct Attributes {
-    /// The device's name, or its endpoint name
-    device: String,
+    #[command(flatten)]
+    asked: Asked,
     /// The node
     #[arg(value_name = "PATH")]
     path: Target,
     /// NAME=VALUE: pmin, pmax, gt, lt, st, epmin, epmax, edge, con, hqmax
     #[arg(required = true, value_name = "NAME=VALUE")]
     attributes: Vec<String>,
-    #[command(flatten)]
-    waiting: Waiting,
 }
 
 /// Show the values of a node as they come, until Ctrl-C
@@ -182,9 +184,8 @@ pub struct Observe {
     /// The node
     #[arg(value_name = "PATH")]
     path: Target,
-    /// How long, "10m"
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
-    duration: Option<Duration>,
+    #[command(flatten)]
+    lasting: Lasting,
 }
 
 /// Show what goes by, live: LwM2M on the left, MQTT on the right
@@ -195,183 +196,128 @@ pub struct Observe {
 pub struct Watch {
     /// Only this device
     device: Option<String>,
+    #[command(flatten)]
+    lasting: Lasting,
+}
+
+/// For how long lines are shown.
+#[derive(Debug, Args)]
+pub struct Lasting {
     /// How long, "10m"
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
 }
 
-/// A request for a device, as MQTT has them: what follows the device's topic, and the payload.
-struct Command<'a> {
-    device: &'a str,
-    request: String,
-    body: Json,
-    waiting: &'a Waiting,
-}
+/// A request for a device, as MQTT has them: what follows the device's topic, and the payload; or a
+/// sentence on why there is none.
+type Request = Result<(String, Json), String>;
 
-/// Runs `read`.
+/// Runs an operation.
 ///
 /// # Errors
 ///
-/// Here and in the functions below: when no agent runs, or it cannot be asked.
-pub fn read(config: &Config, args: &Read, json: bool) -> anyhow::Result<ExitCode> {
-    let (request, body) = match &args.paths[..] {
-        [Target::Path(path)] => ("lwm2m/read".to_owned(), json!({ "path": path.to_string() })),
-        [Target::Name(name)] => (format!("get/{name}"), json!({})),
-        several => {
-            let paths: Vec<_> = several.iter().map(ToString::to_string).collect();
-            ("lwm2m/read-composite".to_owned(), json!({ "paths": paths }))
-        }
+/// When no agent runs, or it cannot be asked.
+pub fn run(config: &Config, operation: &Operation, json: bool) -> anyhow::Result<ExitCode> {
+    let (asked, request) = match operation {
+        Operation::Read(args) => (&args.asked, args.request()),
+        Operation::Write(args) => (&args.asked, args.request()),
+        Operation::Execute(args) => (&args.asked, args.request()),
+        Operation::Discover(args) => (&args.asked, args.request()),
+        Operation::Create(args) => (&args.asked, args.request()),
+        Operation::Delete(args) => (&args.asked, args.request()),
+        Operation::Attributes(args) => (&args.asked, args.request()),
+        Operation::Observe(args) => return observe(config, args, json),
+        Operation::Watch(args) => return watch(config, args, json),
     };
-    let waiting = &args.waiting;
-    run(
-        config,
-        json,
-        Command {
-            device: &args.device,
-            request,
-            body,
-            waiting,
-        },
-    )
-}
-
-/// Runs `write`.
-pub fn write(config: &Config, args: &Write, json: bool) -> anyhow::Result<ExitCode> {
-    let assignments = match Assignments::parse(&args.values) {
-        Ok(assignments) => assignments,
-        Err(why) => return Ok(show::usage(&why)),
-    };
-    let (request, body) = match assignments.request(args.replace) {
-        Ok(request) => request,
-        Err(why) => return Ok(show::usage(&why)),
-    };
-    let waiting = &args.waiting;
-    run(
-        config,
-        json,
-        Command {
-            device: &args.device,
-            request,
-            body,
-            waiting,
-        },
-    )
-}
-
-/// Runs `execute`.
-pub fn execute(config: &Config, args: &Execute, json: bool) -> anyhow::Result<ExitCode> {
-    let mut body = Map::new();
-    let request = match args.path.parse() {
-        Ok(Target::Path(path)) => {
-            body.insert("path".into(), path.to_string().into());
-            "lwm2m/execute".to_owned()
-        }
-        // A command of the mapping has one word.
-        _ => format!("do/{}", args.path),
-    };
-    if let Some(arguments) = &args.arguments {
-        body.insert("args".into(), arguments.as_str().into());
+    match request {
+        Ok((request, body)) => carry_out(config, json, asked, &request, body),
+        Err(why) => Ok(show::usage(&why)),
     }
-    let (body, waiting) = (body.into(), &args.waiting);
-    run(
-        config,
-        json,
-        Command {
-            device: &args.device,
-            request,
-            body,
-            waiting,
-        },
-    )
 }
 
-/// Runs `discover`.
-pub fn discover(config: &Config, args: &Discover, json: bool) -> anyhow::Result<ExitCode> {
-    let mut body = json!({ "path": args.path.to_string() });
-    if let Some(depth) = args.depth {
-        body["depth"] = depth.into();
+impl Read {
+    fn request(&self) -> Request {
+        Ok(match &self.paths[..] {
+            [Target::Path(path)] => ("lwm2m/read".into(), json!({ "path": path.to_string() })),
+            [Target::Name(name)] => (format!("get/{name}"), json!({})),
+            several => {
+                let paths: Vec<_> = several.iter().map(ToString::to_string).collect();
+                ("lwm2m/read-composite".into(), json!({ "paths": paths }))
+            }
+        })
     }
-    let waiting = &args.waiting;
-    run(
-        config,
-        json,
-        Command {
-            device: &args.device,
-            request: "lwm2m/discover".into(),
-            body,
-            waiting,
-        },
-    )
 }
 
-/// Runs `create`.
-pub fn create(config: &Config, args: &Create, json: bool) -> anyhow::Result<ExitCode> {
-    let values = match target::values(&args.values) {
-        Ok(values) => values,
-        Err(why) => return Ok(show::usage(&why)),
-    };
-    let body = json!({ "path": args.path.to_string(), "values": values });
-    let waiting = &args.waiting;
-    run(
-        config,
-        json,
-        Command {
-            device: &args.device,
-            request: "lwm2m/create".into(),
-            body,
-            waiting,
-        },
-    )
+impl Write {
+    fn request(&self) -> Request {
+        Assignments::parse(&self.values)?.request(self.replace)
+    }
 }
 
-/// Runs `delete`.
-pub fn delete(config: &Config, args: &Delete, json: bool) -> anyhow::Result<ExitCode> {
-    let body = json!({ "path": args.path.to_string() });
-    let waiting = &args.waiting;
-    run(
-        config,
-        json,
-        Command {
-            device: &args.device,
-            request: "lwm2m/delete".into(),
-            body,
-            waiting,
-        },
-    )
+impl Execute {
+    fn request(&self) -> Request {
+        let mut body = Map::new();
+        let request = match self.path.parse() {
+            Ok(Target::Path(path)) => {
+                body.insert("path".into(), path.to_string().into());
+                "lwm2m/execute".to_owned()
+            }
+            // A command of the mapping has one word.
+            _ => format!("do/{}", self.path),
+        };
+        if let Some(arguments) = &self.arguments {
+            body.insert("args".into(), arguments.as_str().into());
+        }
+        Ok((request, body.into()))
+    }
 }
 
-/// Runs `attributes`.
-pub fn attributes(config: &Config, args: &Attributes, json: bool) -> anyhow::Result<ExitCode> {
-    let attributes = match target::values(&args.attributes) {
-        Ok(attributes) => attributes,
-        Err(why) => return Ok(show::usage(&why)),
-    };
-    let body = json!({ "path": args.path.to_string(), "attributes": attributes });
-    let waiting = &args.waiting;
-    run(
-        config,
-        json,
-        Command {
-            device: &args.device,
-            request: "lwm2m/write-attributes".into(),
-            body,
-            waiting,
-        },
-    )
+impl Discover {
+    fn request(&self) -> Request {
+        let mut body = json!({ "path": self.path.to_string() });
+        if let Some(depth) = self.depth {
+            body["depth"] = depth.into();
+        }
+        Ok(("lwm2m/discover".into(), body))
+    }
+}
+
+impl Create {
+    fn request(&self) -> Request {
+        let values = target::values(&self.values)?;
+        let body = json!({ "path": self.path.to_string(), "values": values });
+        Ok(("lwm2m/create".into(), body))
+    }
+}
+
+impl Delete {
+    fn request(&self) -> Request {
+        let body = json!({ "path": self.path.to_string() });
+        Ok(("lwm2m/delete".into(), body))
+    }
+}
+
+impl Attributes {
+    fn request(&self) -> Request {
+        let attributes = target::values(&self.attributes)?;
+        let body = json!({ "path": self.path.to_string(), "attributes": attributes });
+        Ok(("lwm2m/write-attributes".into(), body))
+    }
 }
 
 /// Has the agent carry out a command, and shows what becomes of it. Failure is the exit code; what
 /// was not waited for is none.
-fn run(config: &Config, as_json: bool, command: Command<'_>) -> anyhow::Result<ExitCode> {
-    let Command {
-        device,
-        request,
-        mut body,
-        waiting,
-    } = command;
-    if let Some(ttl) = waiting.ttl {
+fn carry_out(
+    config: &Config,
+    as_json: bool,
+    asked: &Asked,
+    request: &str,
+    mut body: Json,
+) -> anyhow::Result<ExitCode> {
+    if let Some(ttl) = asked.ttl {
         body["ttl"] = ttl.as_secs().max(1).into();
     }
+    let device = &asked.device;
     let request = json!({ "verb": "command", "device": device, "request": request, "body": body });
     let mut conversation = begin(config, &request)?;
     let mut patience = Some(PATIENCE);
@@ -380,7 +326,7 @@ fn run(config: &Config, as_json: bool, command: Command<'_>) -> anyhow::Result<E
             Some(Line::Said(reply)) => {
                 patience = None;
                 let queued = reply["status"] == "queued";
-                if reply["final"] == true || (queued && waiting.no_wait) {
+                if reply["final"] == true || (queued && asked.no_wait) {
                     return Ok(show::outcome(as_json, &reply));
                 }
                 if queued {
@@ -394,23 +340,23 @@ fn run(config: &Config, as_json: bool, command: Command<'_>) -> anyhow::Result<E
     }
 }
 
-/// Runs `observe`.
-pub fn observe(config: &Config, args: &Observe, json: bool) -> anyhow::Result<ExitCode> {
+fn observe(config: &Config, args: &Observe, json: bool) -> anyhow::Result<ExitCode> {
     let (device, path) = (&args.device, args.path.to_string());
     let request = json!({ "verb": "observe", "device": device, "path": path });
-    listen(config, &request, args.duration, |line| {
+    listen(config, &request, args.lasting.duration, |line| {
         show::value(json, line)
     })
 }
 
-/// Runs `watch`.
-pub fn watch(config: &Config, args: &Watch, json: bool) -> anyhow::Result<ExitCode> {
+fn watch(config: &Config, args: &Watch, json: bool) -> anyhow::Result<ExitCode> {
     let mut request = json!({ "verb": "watch" });
     if let Some(device) = &args.device {
         request["device"] = device.as_str().into();
     }
     let mut screen = show::Screen::new(json);
-    listen(config, &request, args.duration, |line| screen.line(line))
+    listen(config, &request, args.lasting.duration, |line| {
+        screen.line(line)
+    })
 }
 
 /// Shows line after line until the time is over, the reader of our output has enough, or the answer
