@@ -9,13 +9,12 @@
 )]
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lwm2mqtt::coap::{self, Code, Endpoint, Request, Response};
 use lwm2mqtt::gateway::outbox::Session;
-use lwm2mqtt::gateway::{AdminAccess, Gateway, Input, Limits, Output, Replies, Settings, Setup};
+use lwm2mqtt::gateway::{Gateway, Input, Output, Settings, Setup};
 use lwm2mqtt::lwm2m::codec::{self, Context};
 use lwm2mqtt::lwm2m::{ContentFormat, Models, Path, Record, Value};
 use lwm2mqtt::mapping::Plan;
@@ -102,34 +101,18 @@ const DEVICE: Route = Route {
 
 impl Pair {
     fn new() -> Self {
-        let setup = Setup {
-            settings: Settings {
-                id: "bench".into(),
-                base_topic: "lwm2mqtt".into(),
-                last_seen_interval: Duration::from_secs(600),
-                lifetime_max: None,
-                replies: Replies::default(),
-                server: server::Settings {
-                    policy: Policy {
-                        join: Join::Open,
-                        ..Policy::default()
-                    },
-                    lifetime_grace: Duration::from_secs(30),
-                    awake_window: Duration::from_secs(93),
-                    listeners: Vec::new(),
-                    bootstrap_profiles: Default::default(),
+        let settings = Settings {
+            server: server::Settings {
+                policy: Policy {
+                    join: Join::Open,
+                    ..Policy::default()
                 },
-                admin: AdminAccess::All,
-                has_store: true,
-                firmware: Default::default(),
+                ..server::Settings::default()
             },
-            limits: Limits::default(),
-            parameters: coap::Parameters::default(),
-            models: Arc::new(Models::builtin()),
-            engine: None,
-            plan: Plan::unmapped("lwm2mqtt"),
-            seed: [1; 32],
+            has_store: true,
+            ..Settings::default()
         };
+        let setup = Setup::new(settings, Plan::unmapped("lwm2mqtt"), [1; 32]);
         let mut pair = Self {
             gateway: Gateway::new(NOW, setup),
             device: Endpoint::new(

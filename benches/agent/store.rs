@@ -13,14 +13,12 @@
 )]
 
 use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2mqtt::agent::store::{Sqlite, Writer};
 use lwm2mqtt::coap::{self, Code, Endpoint, Event, Observe, Peer, Request, Response, Token};
 use lwm2mqtt::gateway::outbox::Session;
-use lwm2mqtt::gateway::{AdminAccess, Gateway, Input, Limits, Output, Replies, Settings, Setup};
-use lwm2mqtt::lwm2m::model::Models;
+use lwm2mqtt::gateway::{Gateway, Input, Output, Settings, Setup};
 use lwm2mqtt::mapping::Plan;
 use lwm2mqtt::route::Route;
 use lwm2mqtt::server::credentials::Policy;
@@ -116,31 +114,16 @@ impl World {
             join: Join::Open,
             ..Policy::default()
         };
-        let setup = Setup {
-            settings: Settings {
-                id: "bench".into(),
-                base_topic: "lwm2mqtt".into(),
-                last_seen_interval: Duration::from_secs(600),
-                lifetime_max: None,
-                replies: Replies::default(),
-                server: server::Settings {
-                    policy,
-                    lifetime_grace: Duration::from_secs(30),
-                    awake_window: Duration::from_secs(93),
-                    listeners: vec![Listener::default()],
-                    bootstrap_profiles: Arc::default(),
-                },
-                admin: AdminAccess::Off,
-                has_store: true,
-                firmware: Default::default(),
+        let settings = Settings {
+            server: server::Settings {
+                policy,
+                listeners: vec![Listener::default()],
+                ..server::Settings::default()
             },
-            limits: Limits::default(),
-            parameters: coap::Parameters::default(),
-            models: Arc::new(Models::builtin()),
-            plan: Plan::unmapped("lwm2mqtt"),
-            engine: None,
-            seed: [1; 32],
+            has_store: true,
+            ..Settings::default()
         };
+        let setup = Setup::new(settings, Plan::unmapped("lwm2mqtt"), [1; 32]);
         let now = Now {
             instant: Instant::from_micros(1_000_000_000_000),
             unix: UnixTime::from_millis(1_795_360_760_000),

@@ -85,13 +85,29 @@ pub struct Settings {
     pub replies: Replies,
     /// The server's part.
     pub server: server::Settings,
-
     /// Which administration is possible over MQTT.
     pub admin: AdminAccess,
     /// Whether the shell keeps what [`Output::Store`] says.
     pub has_store: bool,
     /// How updates of devices are done.
     pub firmware: firmware::Settings,
+}
+
+impl Default for Settings {
+    /// What the configuration's defaults are, without a store.
+    fn default() -> Self {
+        Self {
+            id: "lwm2mqtt".into(),
+            base_topic: "lwm2mqtt".into(),
+            last_seen_interval: std::time::Duration::from_secs(600),
+            lifetime_max: None,
+            replies: Replies::default(),
+            server: server::Settings::default(),
+            admin: AdminAccess::default(),
+            has_store: false,
+            firmware: firmware::Settings::default(),
+        }
+    }
 }
 
 /// Caps on what devices and MQTT clients can make grow.
@@ -160,6 +176,21 @@ pub struct Setup {
     pub engine: Option<Box<dyn Engine>>,
     /// The source of all randomness.
     pub seed: [u8; 32],
+}
+
+impl Setup {
+    /// What is common for all else: the built-in object definitions, and nothing secured.
+    pub fn new(settings: Settings, plan: Plan, seed: [u8; 32]) -> Self {
+        Self {
+            settings,
+            limits: Limits::default(),
+            parameters: coap::Parameters::default(),
+            models: Arc::new(Models::builtin()),
+            plan,
+            engine: None,
+            seed,
+        }
+    }
 }
 
 /// What goes into [`Gateway::handle`].

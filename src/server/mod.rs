@@ -80,6 +80,19 @@ pub struct Settings {
     pub bootstrap_profiles: Arc<bootstrap::Profiles>,
 }
 
+impl Default for Settings {
+    /// Devices that are known, in clear; nobody is bootstrapped.
+    fn default() -> Self {
+        Self {
+            policy: credentials::Policy::default(),
+            lifetime_grace: Duration::from_secs(30),
+            awake_window: Duration::from_secs(93),
+            listeners: Vec::new(),
+            bootstrap_profiles: Arc::default(),
+        }
+    }
+}
+
 impl Settings {
     fn listener(&self, number: u16) -> Option<&Listener> {
         self.listeners.get(usize::from(number))

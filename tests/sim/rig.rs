@@ -9,11 +9,11 @@ use bytes::Bytes;
 use lwm2mqtt::client::simulated::{Profile, Simulated};
 use lwm2mqtt::client::{self, Account, Client, Config, Formats, Retry};
 use lwm2mqtt::coap::{self, Code, Endpoint, IncomingId, Observe, Peer, Request, Response, Token};
-use lwm2mqtt::gateway::firmware::{self, image::Digest};
+use lwm2mqtt::gateway::firmware::image::Digest;
 use lwm2mqtt::gateway::outbox::{Session, Ticket};
 use lwm2mqtt::gateway::publish::{Publish, Qos};
 use lwm2mqtt::gateway::{
-    AdminAccess, Event, Gateway, Input, Limits, Message, Output, Replies, Settings, Setup,
+    AdminAccess, Event, Gateway, Input, Message, Output, Replies, Settings, Setup,
 };
 use lwm2mqtt::kept::{self, Changes, Urgency};
 use lwm2mqtt::lwm2m::model::Models;
@@ -253,31 +253,18 @@ impl Rig {
             join: Join::Open,
             ..Policy::default()
         };
-        Setup {
-            settings: Settings {
-                id: "gw".into(),
-                base_topic: "lwm2mqtt".into(),
-                last_seen_interval: Duration::from_secs(600),
-                lifetime_max: None,
-                replies: Replies::default(),
-                server: server::Settings {
-                    policy,
-                    lifetime_grace: Duration::from_secs(30),
-                    awake_window: Duration::from_secs(93),
-                    listeners: listeners(),
-                    bootstrap_profiles: Arc::default(),
-                },
-                admin: AdminAccess::All,
-                has_store: true,
-                firmware: firmware::Settings::default(),
+        let settings = Settings {
+            id: "gw".into(),
+            server: server::Settings {
+                policy,
+                listeners: listeners(),
+                ..server::Settings::default()
             },
-            limits: Limits::default(),
-            parameters: coap::Parameters::default(),
-            models: Arc::new(Models::builtin()),
-            plan,
-            engine: None,
-            seed: [7; 32],
-        }
+            admin: AdminAccess::All,
+            has_store: true,
+            ..Settings::default()
+        };
+        Setup::new(settings, plan, [7; 32])
     }
 
     /// The agent stops, which leaves nothing unsaid.

@@ -41,20 +41,8 @@ fn integers_of_every_size_and_sign_come_through_every_format() {
         .chain(signed.map(|number| record("/42000/0/6", Value::Time(number))));
     for record in records {
         let context = context(&record.path.to_string());
-        for format in [
-            ContentFormat::TEXT,
-            ContentFormat::CBOR,
-            ContentFormat::TLV,
-            ContentFormat::SENML_JSON,
-            ContentFormat::SENML_CBOR,
-            ContentFormat::LWM2M_CBOR,
-        ] {
-            let payload = encode(format, std::slice::from_ref(&record), &context).unwrap();
-            let mut read = Vec::new();
-            decode(format, &payload, &context, &mut read)
-                .unwrap()
-                .complete()
-                .unwrap();
+        for format in FOR_ONE_VALUE {
+            let (payload, read) = through(format, std::slice::from_ref(&record), &context);
             assert_eq!(
                 read,
                 std::slice::from_ref(&record),

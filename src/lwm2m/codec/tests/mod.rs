@@ -74,6 +74,31 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The formats in which one value can stand.
+const FOR_ONE_VALUE: [ContentFormat; 6] = [
+    ContentFormat::TEXT,
+    ContentFormat::CBOR,
+    ContentFormat::TLV,
+    ContentFormat::SENML_JSON,
+    ContentFormat::SENML_CBOR,
+    ContentFormat::LWM2M_CBOR,
+];
+
+/// Records as they are written, and as that is read again, which has to be whole.
+fn through(
+    format: ContentFormat,
+    records: &[Record],
+    context: &Context<'_>,
+) -> (Vec<u8>, Vec<Record>) {
+    let payload = encode(format, records, context).unwrap();
+    let mut read = Vec::new();
+    decode(format, &payload, context, &mut read)
+        .unwrap()
+        .complete()
+        .unwrap();
+    (payload, read)
+}
+
 /// Each record as `path value`, and each problem as it is shown.
 fn decoded(format: ContentFormat, payload: &[u8], context: &Context<'_>) -> Vec<String> {
     let mut records = Vec::new();

@@ -71,20 +71,8 @@ fn one_value_survives_every_format() {
             value,
             time: None,
         }];
-        for format in [
-            ContentFormat::TEXT,
-            ContentFormat::CBOR,
-            ContentFormat::TLV,
-            ContentFormat::SENML_JSON,
-            ContentFormat::SENML_CBOR,
-            ContentFormat::LWM2M_CBOR,
-        ] {
-            let payload = encode(format, &records, &context).unwrap();
-            let mut read = Vec::new();
-            decode(format, &payload, &context, &mut read)
-                .unwrap()
-                .complete()
-                .unwrap();
+        for format in FOR_ONE_VALUE {
+            let (payload, read) = through(format, &records, &context);
             // A 32 bit number comes back as the decimal that it is nearest to.
             assert_eq!(
                 as_f32(&read),
@@ -164,12 +152,7 @@ fn many_values_survive_every_format_that_has_structure() {
                     record.time = rng.random::<bool>().then(|| UnixTime::from_millis(time));
                 }
             }
-            let payload = encode(format, &records, &context).unwrap();
-            let mut read = Vec::new();
-            decode(format, &payload, &context, &mut read)
-                .unwrap()
-                .complete()
-                .unwrap();
+            let (_, read) = through(format, &records, &context);
             assert_eq!(as_f32(&read), as_f32(&records), "{format}");
         }
     }
