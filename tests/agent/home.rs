@@ -13,7 +13,8 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lwm2mqtt");
 /// The key of a device, in hexadecimal.
 pub(crate) const KEY: &str = "5034732477307264aabbccddeeff0011";
 
-/// A configuration with store, socket and files of devices of its own; removed at the end.
+/// A configuration with store, socket and files of devices of its own; removed at the end of a test
+/// that succeeds.
 pub(crate) struct Home {
     pub(crate) folder: PathBuf,
     pub(crate) coap: u16,
@@ -43,7 +44,11 @@ impl Agent {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        if std::thread::panicking() {
+            eprintln!("kept: {}", self.folder.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 //! before holds afterwards.
 //!
 //! `LWM2MQTT_KILLS` says how often (20), `LWM2MQTT_SEED` makes a run begin with the same choices as
-//! the one that printed it.
+//! the one that printed it. A run that fails keeps its folder: the log of all agents with the kills
+//! in it, the store, the configuration.
 
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -29,20 +31,65 @@ const DEVICES: u32 = 200;
 /// One in so many is in queue mode.
 const SLEEPY: u32 = 4;
 
+/// How long all devices may take to note that an agent has gone or come.
+const NOTED: Duration = Duration::from_secs(60);
+
+/// Lines of the log that a failure shows; the rest is in the folder that it names.
+const TAIL: usize = 60;
+
 /// A number of the environment.
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Without waiting for anything: an agent may be killed while it begins.
-fn start(home: &Home) -> Agent {
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(home.folder.join("log"))
-        .unwrap();
+fn log(home: &Home) -> std::fs::File {
+    let mut options = std::fs::File::options();
+    let file = options.create(true).append(true);
+    file.open(home.folder.join("log")).unwrap()
+}
+
+/// Without waiting for anything: an agent may be killed while it begins. `life` is its number.
+fn start(home: &Home, life: u32) -> Agent {
+    let mut log = log(home);
+    writeln!(log, "--- life {life} begins").unwrap();
     let mut command = home.command(&["run"]);
     Agent(command.stdin(Stdio::null()).stderr(log).spawn().unwrap())
+}
+
+/// Kills an agent, which must not have ended by itself.
+fn kill_agent(home: &Home, agent: &mut Agent, life: u32, lived: Duration) {
+    let ended = agent.0.try_wait().unwrap();
+    assert!(
+        ended.is_none(),
+        "the agent of life {life} ended by itself: {ended:?}"
+    );
+    agent.0.kill().unwrap();
+    agent.0.wait().unwrap();
+    writeln!(log(home), "--- life {life} is killed after {lived:?}").unwrap();
+}
+
+/// Says at a failure how the run is repeated and how it went.
+struct Account<'a> {
+    home: &'a Home,
+    seed: u64,
+    kills: u64,
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self { home, seed, kills } = self;
+            let text = home.log();
+            let lines: Vec<_> = text.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(TAIL)..];
+            eprintln!(
+                "again: LWM2MQTT_SEED={seed} LWM2MQTT_KILLS={kills}\nthe end of {}, {} lines:\n{}",
+                home.folder.join("log").display(),
+                lines.len(),
+                tail.join("\n")
+            );
+        }
+    }
 }
 
 /// What became of the commands.
@@ -53,6 +100,8 @@ struct Commands {
     accepted: BTreeSet<String>,
     /// The last words: how often each command got one, and which.
     finals: BTreeMap<String, Vec<String>>,
+    /// All that was said of those that have no last word yet.
+    said: BTreeMap<String, Vec<String>>,
 }
 
 impl Commands {
@@ -61,9 +110,21 @@ impl Commands {
         let id = reply["id"].as_str().unwrap().to_owned();
         self.accepted.insert(id.clone());
         if reply["final"] == true {
-            let status = reply["status"].as_str().unwrap().to_owned();
-            self.finals.entry(id).or_default().push(status);
+            self.said.remove(&id);
+            self.finals.entry(id).or_default().push(reply.to_string());
+        } else {
+            self.said.entry(id).or_default().push(reply.to_string());
         }
+    }
+
+    /// Those without a last word, with what was said of each.
+    fn unfinished(&self) -> BTreeMap<String, &[String]> {
+        let open = self.open().into_iter();
+        open.map(|id| {
+            let said = self.said.get(&id).map_or(&[][..], Vec::as_slice);
+            (id, said)
+        })
+        .collect()
     }
 
     fn open(&self) -> Vec<String> {
@@ -102,6 +163,11 @@ async fn what_was_acknowledged_holds_however_often_the_agent_is_killed() {
         "join = \"open\"\nawake_window = \"1s\"",
     );
     home.set("level = \"trace\"", "level = \"warn\"");
+    let _account = Account {
+        home: &home,
+        seed,
+        kills,
+    };
     let mut user = Subscriber::connect(broker.port, "lwm2mqtt/d/+/reply").await;
     let mut commands = Commands::default();
 
@@ -113,7 +179,7 @@ async fn what_was_acknowledged_holds_however_often_the_agent_is_killed() {
         settled: Arc::default(),
         shown: Arc::default(),
     };
-    let mut agent = start(&home);
+    let mut agent = start(&home, 0);
     let mut nodes = JoinSet::new();
     for index in 0..DEVICES {
         let sleepy = index % SLEEPY == 0;
@@ -129,16 +195,22 @@ async fn what_was_acknowledged_holds_however_often_the_agent_is_killed() {
             command(&mut user, &id).await;
             replies(&mut user, &mut commands, Duration::from_millis(20)).await;
         }
-        agent.0.kill().unwrap();
-        agent.0.wait().unwrap();
+        kill_agent(&home, &mut agent, kill - 1, lives_for);
         // No device has run since.
         for (now, times) in [(Life::Between, 2 * kill - 1), (Life::Of(kill), 2 * kill)] {
             life.send(now).unwrap();
+            let begun = Instant::now();
             while world.settled.load(Ordering::SeqCst) < times * DEVICES {
+                let noted = world.settled.load(Ordering::SeqCst);
+                assert!(
+                    begun.elapsed() < NOTED,
+                    "kill {kill}: {now:?} was noted {noted} times instead of {}",
+                    times * DEVICES
+                );
                 sleep(Duration::from_millis(1)).await;
             }
         }
-        agent = start(&home);
+        agent = start(&home, kill);
     }
 
     // In peace, everybody shows what it still has.
@@ -164,15 +236,22 @@ async fn what_was_acknowledged_holds_however_often_the_agent_is_killed() {
     while !commands.open().is_empty() && begun.elapsed() < Duration::from_secs(20) {
         replies(&mut user, &mut commands, Duration::from_millis(500)).await;
     }
-    assert_eq!(commands.open(), [""; 0], "commands without an end");
+    let unfinished = commands.unfinished();
+    assert!(
+        unfinished.is_empty(),
+        "commands without an end: {unfinished:#?}"
+    );
 
     phase.send(Phase::Over).unwrap();
     let mut reports: Vec<Report> = nodes.join_all().await;
     reports.sort_by(|one, other| one.name.cmp(&other.name));
     let wrong: Vec<_> = reports.iter().flat_map(|report| &report.wrong).collect();
-    assert!(wrong.is_empty(), "{wrong:#?}\n{}", home.log());
+    assert!(wrong.is_empty(), "promises that were not held: {wrong:#?}");
     let silent: Vec<_> = reports.iter().filter(|report| !report.shown).collect();
-    assert!(silent.is_empty(), "{silent:#?}\n{}", home.log());
+    assert!(
+        silent.is_empty(),
+        "devices that could not show what they have: {silent:#?}"
+    );
     let sum = |of: fn(&Report) -> u32| reports.iter().map(of).sum::<u32>();
     println!(
         "{kills} kills: {} registrations, {} updates and {} notifications acknowledged, {} observations begun; {} of {} commands taken, {} asked for again",

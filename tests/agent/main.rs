@@ -7,6 +7,7 @@
     clippy::panic,
     clippy::disallowed_types,
     clippy::disallowed_methods,
+    clippy::print_stderr,
     reason = "tests fail by panicking, and these touch the outside"
 )]
 
