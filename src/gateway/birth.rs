@@ -72,7 +72,11 @@ impl Gateway {
             };
             let birth = SignalBirth {
                 path: signal.path.to_string(),
-                data_type: signal.data_type.map(type_name),
+                data_type: signal
+                    .transform
+                    .as_ref()
+                    .and_then(|transform| transform.shows())
+                    .or(signal.data_type.map(type_name)),
                 unit: signal.unit.as_deref(),
                 access: match (signal.access.read, signal.access.write) {
                     (true, true) => "rw",

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde_json::{Value as Json, json};
 
 use crate::lwm2m::{DataType, ObjectLink, Value};
-use crate::mapping::Format;
+use crate::mapping::{Format, Published};
 use crate::time::UnixTime;
 
 /// Where a value came from.
@@ -64,7 +64,7 @@ impl Quality {
 pub struct Sample {
     /// The value after the mapping's transform; `None` when it was of the wrong type.
     #[n(0)]
-    pub value: Option<Value>,
+    pub value: Option<Published>,
     /// Whether it was of the wrong type, or had to be clipped to the mapping's bounds.
     #[n(1)]
     pub suspect: bool,
@@ -159,10 +159,31 @@ impl Sample {
     }
 }
 
-fn write_optional(out: &mut Vec<u8>, value: Option<&Value>) {
+fn write_optional(out: &mut Vec<u8>, value: Option<&Published>) {
     match value {
-        Some(value) => write_value(out, value),
+        Some(value) => write_published(out, value),
         None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn write_published(out: &mut Vec<u8>, value: &Published) {
+    match value {
+        Published::Value(value) => write_value(out, value),
+        Published::Names(names) => {
+            let _ = serde_json::to_writer(out, names);
+        }
+        Published::Fields(fields) => {
+            out.push(b'{');
+            for (index, (name, value)) in fields.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_string(out, name);
+                out.push(b':');
+                write_published(out, value);
+            }
+            out.push(b'}');
+        }
     }
 }
 
@@ -192,17 +213,30 @@ fn write_string(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(out, text);
 }
 
-/// The bare value, without quotes.
-fn to_text(value: &Value) -> Vec<u8> {
+/// The bare value, without quotes: names parted by commas, fields as JSON.
+fn to_text(value: &Published) -> Vec<u8> {
     match value {
-        Value::String(text) | Value::CoreLink(text) => text.clone().into_bytes(),
-        Value::Opaque(bytes) => STANDARD.encode(bytes).into_bytes(),
-        Value::ObjectLink(link) => link.to_string().into_bytes(),
+        Published::Value(Value::String(text) | Value::CoreLink(text)) => text.clone().into_bytes(),
+        Published::Value(Value::Opaque(bytes)) => STANDARD.encode(bytes).into_bytes(),
+        Published::Value(Value::ObjectLink(link)) => link.to_string().into_bytes(),
+        Published::Names(names) => names.join(",").into_bytes(),
         other => {
             let mut out = Vec::new();
-            write_value(&mut out, other);
+            write_published(&mut out, other);
             out
         }
+    }
+}
+
+/// What is published, as a JSON document, for replies.
+pub fn published_to_json(value: &Published) -> Json {
+    match value {
+        Published::Value(value) => to_json(value),
+        Published::Names(names) => json!(names),
+        Published::Fields(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.to_string(), published_to_json(value)))
+            .collect(),
     }
 }
 

@@ -373,7 +373,7 @@ impl Gateway {
         let mut line = json!({
             "device": device.map(|it| &*it.name),
             "path": record.path.to_string(),
-            "value": to_json(&self.mapped(id, record)),
+            "value": self.mapped(id, record),
             "time": record.time.unwrap_or(self.live.now).to_string(),
         });
         let destination = device

@@ -321,8 +321,12 @@ pub struct Counters {
     pub topics_refused: u64,
     /// Values of objects that hold keys.
     pub secrets: u64,
-    /// Values of the wrong type.
+    /// Values of the wrong type, and frames too short for the mapping's layout.
     pub undecodable: u64,
+    /// Values clipped to the mapping's bounds.
+    pub clipped: u64,
+    /// Values for which the mapping's expression gives nothing.
+    pub uncalculated: u64,
     /// Sends refused, each with all its values.
     pub sends_refused: u64,
     /// Values beyond the number of signals that a device may have.

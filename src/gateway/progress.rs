@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use crate::gateway::command::{Asker, Command, CommandId};
-use crate::gateway::json::{Source, to_json};
+use crate::gateway::json::Source;
 use crate::gateway::publish::{Properties, Publish};
 use crate::gateway::queue::doubt;
 use crate::gateway::reply::{CommandError, Reply, Status};
@@ -150,17 +150,12 @@ impl Gateway {
             if let [record] = records.as_slice()
                 && target.node() == Some(&record.path)
             {
-                reply.value = Some(to_json(&self.mapped(device, record)));
+                reply.value = Some(self.mapped(device, record));
             } else {
                 reply.values = Some(
                     records
                         .iter()
-                        .map(|record| {
-                            (
-                                record.path.to_string(),
-                                to_json(&self.mapped(device, record)),
-                            )
-                        })
+                        .map(|record| (record.path.to_string(), self.mapped(device, record)))
                         .collect(),
                 );
             }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::gateway::Gateway;
 use crate::gateway::command::{Body, COMPOSITE_MAX};
-use crate::gateway::json::{from_json, to_json};
+use crate::gateway::json::{from_json, published_to_json, to_json};
 use crate::gateway::reply::{CommandError, ErrorKind};
 use crate::gateway::topics::Verb;
 use crate::lwm2m::attributes::NotificationAttributes;
@@ -400,8 +400,8 @@ impl Gateway {
         })
     }
 
-    /// A value as the mapping shows it.
-    pub(super) fn mapped(&self, id: DeviceId, record: &Record) -> crate::lwm2m::Value {
+    /// A value as the mapping shows it, for a reply; null where it has nothing to show.
+    pub(super) fn mapped(&self, id: DeviceId, record: &Record) -> Json {
         let destination =
             self.device(id)
                 .zip(DeviceFacts::of(&self.server, id))
@@ -411,11 +411,11 @@ impl Gateway {
                         .signal(&device.name, &facts, &record.path, &self.models)
                 });
         match destination {
-            Some(Destination::Signal(Signal {
-                transform: Some(transform),
-                ..
-            })) => transform.apply(record.value.clone()),
-            _ => record.value.clone(),
+            Some(Destination::Signal(signal)) => {
+                let applied = signal.apply(record.value.clone());
+                applied.value.as_ref().map_or(Json::Null, published_to_json)
+            }
+            _ => to_json(&record.value),
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn of(device: &Device, path: &Path) -> Option<Arc<str>> {
     let measured = path.resource_id().is_some_and(|id| MEASURED.contains(&id));
     let unit = path.truncate(2).child(UNITS).filter(|_| measured)?;
     let tracked = device.signals.get(device.find(&unit).ok()?)?;
-    match &tracked.last.as_ref()?.value {
+    match tracked.last.as_ref()?.value.as_ref()?.as_value() {
         Some(Value::String(unit)) if !unit.is_empty() => Some(unit.as_str().into()),
         _ => None,
     }

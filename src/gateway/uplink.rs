@@ -13,7 +13,7 @@ use crate::gateway::understand::holds_keys;
 use crate::gateway::{Event, Gateway, units};
 use crate::lwm2m::codec::Problem;
 use crate::lwm2m::{Path, Record, Target, Value};
-use crate::mapping::{Destination, DeviceFacts, Signal, StaleAfter};
+use crate::mapping::{Applied, Destination, DeviceFacts, Flaw, Signal, StaleAfter};
 use crate::server::{self, DeviceId};
 use crate::time::{Now, UnixTime};
 
@@ -34,18 +34,11 @@ pub(super) struct Arrival {
 
 impl Arrival {
     /// A value with its stamps: the device's own time where it can be right, else ours.
-    fn sample(&self, signal: &Signal, value: Option<Value>, time: Option<UnixTime>) -> Sample {
+    fn sample(&self, applied: Applied, time: Option<UnixTime>) -> Sample {
         let device_time = time.filter(|time| is_plausible(*time, self.now.unix));
-        let transform = signal.transform.as_deref();
-        let suspect = value
-            .as_ref()
-            .is_none_or(|value| transform.is_some_and(|transform| transform.is_suspect(value)));
         Sample {
-            value: value.map(|value| match transform {
-                Some(transform) => transform.apply(value),
-                None => value,
-            }),
-            suspect,
+            suspect: applied.flaw.is_some() || applied.value.is_none(),
+            value: applied.value,
             time: device_time.unwrap_or(self.now.unix),
             device_time: device_time.is_some(),
             raw_time: time.filter(|_| device_time.is_none()),
@@ -304,8 +297,19 @@ impl Gateway {
         };
         let mut older = Vec::new();
         let mut newest: Option<Sample> = None;
+        let mut unreadable = None;
         for (value, time) in values {
-            let mut sample = arrival.sample(signal, value, time);
+            let applied = value.map_or(Applied::NONE, |value| signal.apply(value));
+            match applied.flaw {
+                None => {}
+                Some(Flaw::Clipped) => self.counters.clipped += 1,
+                Some(Flaw::Uncalculated) => self.counters.uncalculated += 1,
+                Some(Flaw::Kind | Flaw::TooShort { .. } | Flaw::Encoding) => {
+                    self.counters.undecodable += 1;
+                    unreadable = applied.flaw;
+                }
+            }
+            let mut sample = arrival.sample(applied, time);
             if arrival.overtaken && !sample.device_time {
                 self.counters.older += 1;
                 continue;
@@ -343,6 +347,9 @@ impl Gateway {
         }
         for publish in publishes {
             self.publish(publish);
+        }
+        if let Some(flaw) = unreadable {
+            self.report_undecodable(arrival.now, arrival.device, &path.into(), flaw.to_string());
         }
         let newest = newest?;
         let tracked = self

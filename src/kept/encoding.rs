@@ -14,6 +14,7 @@ use minicbor::{Decode, Encode};
 use crate::coap::Token;
 use crate::dtls::PeerIdentity;
 use crate::lwm2m::{ObjectLink, Path, Target, Value};
+use crate::mapping::Published;
 use crate::route::Route;
 use crate::time::UnixTime;
 
@@ -129,24 +130,81 @@ impl<C> Encode<C> for Value {
 impl<C> Decode<'_, C> for Value {
     fn decode(from: &mut Decoder<'_>, _: &mut C) -> Result<Self, Error> {
         expect_array(from, 2)?;
-        Ok(match from.u8()? {
-            0 => Self::String(from.str()?.to_owned()),
-            1 => Self::Integer(from.i64()?),
-            2 => Self::UnsignedInteger(from.u64()?),
-            3 => Self::Float(from.f64()?),
-            4 => Self::Boolean(from.bool()?),
-            5 => Self::Opaque(from.bytes()?.to_vec()),
-            6 => Self::Time(from.i64()?),
-            7 => {
-                let link = from.u32()?;
-                Self::ObjectLink(ObjectLink {
-                    object: (link >> 16) as u16,
-                    instance: link as u16,
-                })
+        let kind = from.u8()?;
+        value_of_kind(from, kind)
+    }
+}
+
+fn value_of_kind(from: &mut Decoder<'_>, kind: u8) -> Result<Value, Error> {
+    Ok(match kind {
+        0 => Value::String(from.str()?.to_owned()),
+        1 => Value::Integer(from.i64()?),
+        2 => Value::UnsignedInteger(from.u64()?),
+        3 => Value::Float(from.f64()?),
+        4 => Value::Boolean(from.bool()?),
+        5 => Value::Opaque(from.bytes()?.to_vec()),
+        6 => Value::Time(from.i64()?),
+        7 => {
+            let link = from.u32()?;
+            Value::ObjectLink(ObjectLink {
+                object: (link >> 16) as u16,
+                instance: link as u16,
+            })
+        }
+        8 => Value::CoreLink(from.str()?.to_owned()),
+        _ => return Err(Error::message("an unknown type of value")),
+    })
+}
+
+/// A value as itself; beside its types there are these.
+const NAMES: u8 = 9;
+const FIELDS: u8 = 10;
+
+impl<C> Encode<C> for Published {
+    fn encode<W: Write>(
+        &self,
+        to: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        match self {
+            Self::Value(value) => value.encode(to, context)?,
+            Self::Names(names) => {
+                to.array(2)?.u8(NAMES)?.encode(names)?;
             }
-            8 => Self::CoreLink(from.str()?.to_owned()),
-            _ => return Err(Error::message("an unknown type of value")),
-        })
+            Self::Fields(fields) => {
+                to.array(2)?.u8(FIELDS)?.array(2 * fields.len() as u64)?;
+                for (name, value) in fields {
+                    to.str(name)?;
+                    value.encode(to, context)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<C> Decode<'_, C> for Published {
+    fn decode(from: &mut Decoder<'_>, _: &mut C) -> Result<Self, Error> {
+        published(from, true)
+    }
+}
+
+/// Fields hold no fields.
+fn published(from: &mut Decoder<'_>, whole: bool) -> Result<Published, Error> {
+    expect_array(from, 2)?;
+    match from.u8()? {
+        NAMES => from.decode().map(Published::Names),
+        FIELDS if whole => {
+            let Some(count) = from.array()? else {
+                return Err(Error::message("an array without a length"));
+            };
+            let mut fields = Vec::new();
+            for _ in 0..count / 2 {
+                fields.push((Arc::from(from.str()?), published(from, false)?));
+            }
+            Ok(Published::Fields(fields))
+        }
+        kind => value_of_kind(from, kind).map(Published::Value),
     }
 }
 
@@ -388,6 +446,13 @@ mod tests {
         ] {
             comes_back(&identity);
         }
+        let names = Published::Names(vec!["leak".into(), "bit-7".into()]);
+        comes_back(&names);
+        comes_back(&Published::Value(Value::Boolean(true)));
+        comes_back(&Published::Fields(vec![
+            ("seq".into(), Value::Integer(7).into()),
+            ("flags".into(), names),
+        ]));
         comes_back(&Token::new(&[1, 2, 3]).unwrap());
         comes_back(&UnixTime::from_millis(-1));
     }

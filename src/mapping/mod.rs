@@ -7,12 +7,15 @@
 
 mod compile;
 pub mod expression;
+mod layout;
 mod observe;
 mod pattern;
 mod profile;
+mod published;
 mod select;
 mod template;
 mod transform;
+mod unit;
 
 use std::sync::Arc;
 
@@ -25,8 +28,9 @@ pub use profile::{
     Destination, Format, History, Kind, OnOffline, Profile, QueueKind, Signal, StaleAfter,
     Strategy, Unmapped, Waits,
 };
+pub use published::Published;
 pub use template::{Field, Template, TemplateError, endpoint_tail};
-pub use transform::{Transform, TransformError};
+pub use transform::{Applied, Flaw, Transform, TransformError};
 
 use crate::lwm2m::model::{Models, Version};
 use crate::lwm2m::path::Id;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::DeviceFacts;
 use super::pattern::PathPattern;
 use super::template::{Field, Template, endpoint_tail, push_number};
-use super::transform::Transform;
+use super::transform::{Applied, Transform};
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::lwm2m::model::{DeviceTypes, Models, Operations, ResourceModel, ResourceTypes};
 use crate::lwm2m::path::{Id, Path};
-use crate::lwm2m::value::DataType;
+use crate::lwm2m::value::{DataType, Value};
 use crate::name::{clean, clean_name, short_hash};
 
 /// What a signal is for.
@@ -163,6 +163,14 @@ pub enum OnOffline {
 }
 
 impl Signal {
+    /// What is published of a value of the device.
+    pub fn apply(&self, value: Value) -> Applied {
+        match &self.transform {
+            Some(transform) => transform.apply(value),
+            None => Applied::good(value),
+        }
+    }
+
     /// Every topic that it publishes on.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         let history = self.history.as_ref().map(|history| &history.topic);
@@ -493,7 +501,10 @@ impl Profile {
                 None => name.clone(),
             };
         }
-        let (access, by_access) = self.access(facts, &path, models);
+        let (mut access, mut by_access) = self.access(facts, &path, models);
+        if rule.transform.as_ref().is_some_and(|it| it.is_one_way()) {
+            (access.write, by_access) = (false, Kind::State);
+        }
         let kind = rule.kind.unwrap_or(by_access);
         let topic = |own: Option<&Template>, level| match own {
             Some(template) => {

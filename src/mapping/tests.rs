@@ -434,7 +434,7 @@ fn values_kinds_and_units_are_those_of_the_signal() {
     );
     assert_eq!(
         flow.transform.unwrap().apply(Value::Float(4217.0)),
-        Value::Float(4.2)
+        Applied::good(Value::Float(4.2))
     );
     let on = signal("/3311/0/5850");
     assert_eq!(on.kind, Kind::Setting);

@@ -228,11 +228,12 @@ fn show(profile: &Profile, text: &str) -> String {
             signal
                 .unit
                 .map_or(String::new(), |unit| format!(" in {unit}")),
-            if signal.transform.is_some() {
-                " transformed"
-            } else {
-                ""
-            },
+            signal
+                .transform
+                .map_or(String::new(), |transform| match transform.shows() {
+                    Some(shown) => format!(" as {shown}"),
+                    None => " transformed".to_owned(),
+                }),
             signal.history.map_or(String::new(), |history| format!(
                 ", samples to {}",
                 history.topic

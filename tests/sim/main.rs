@@ -25,4 +25,5 @@ mod sends;
 mod strategies;
 mod supervision;
 mod updater;
+mod values;
 mod whole;

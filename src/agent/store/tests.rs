@@ -312,7 +312,7 @@ fn observation(target: Target) -> kept::Observation {
 
 fn kept_device() -> kept::Device {
     let sample = Sample {
-        value: Some(Value::Float(21.5)),
+        value: Some(Value::Float(21.5).into()),
         suspect: false,
         time: UnixTime::from_millis(4),
         device_time: false,

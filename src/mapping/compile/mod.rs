@@ -2,6 +2,8 @@
 
 mod attributes;
 mod clash;
+mod expression;
+mod layout;
 mod signal;
 mod subject;
 mod topic;

@@ -1,5 +1,6 @@
 //! `[[signal]]` and `[defaults]`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attributes::{self, OBSERVE_KEYS};
@@ -211,7 +212,7 @@ pub(super) fn read<'a>(
         kind,
         observed,
         attributes,
-        transform,
+        transform: transform.map(Arc::new),
         unit,
         topic: topic.map(|(_, template)| template),
         format,

@@ -215,10 +215,20 @@ impl Kind {
     }
 
     /// What stands for both, if anything does.
-    fn with(self, other: Self) -> Option<Self> {
+    pub(super) fn with(self, other: Self) -> Option<Self> {
         match (self, other) {
             (Self::Any, kind) | (kind, Self::Any) => Some(kind),
             (one, other) => (one == other).then_some(one),
+        }
+    }
+
+    /// As birth messages spell it; nothing where only run time tells.
+    pub(super) const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Number => Some("float"),
+            Self::Boolean => Some("boolean"),
+            Self::Text => Some("string"),
+            Self::Any => None,
         }
     }
 
