@@ -4,13 +4,13 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use tokio::runtime::Runtime;
 
 use crate::agent::config::{Config, Loaded, Missing, Sources};
 use crate::agent::run::{Agent, terminated};
 use crate::agent::setup::{self, Obstacle};
-use crate::agent::{check, config, device, firmware, log, operate, simulate};
+use crate::agent::{acl, check, config, contract, device, firmware, log, operate, simulate};
 use crate::diagnostic::Diagnostic;
 
 /// Failure at run time.
@@ -63,6 +63,7 @@ enum Command {
     /// Show the running agent on one screen
     #[command(after_help = "Examples:\n  lwm2mqtt status\n  lwm2mqtt status --json")]
     Status,
+    Acl(acl::Acl),
     /// Print files made from the program's own knowledge
     Generate {
         #[command(subcommand)]
@@ -74,6 +75,23 @@ enum Command {
 enum Generate {
     /// A configuration file with every key, its default and what it means
     Config,
+    /// What stands on MQTT, for programs
+    ///
+    /// Topics are below the base of the configuration.
+    Schema {
+        /// In what form
+        #[arg(value_enum)]
+        form: Form,
+    },
+}
+
+/// A form in which what stands on MQTT is written down.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    /// A JSON Schema with a definition for each payload
+    Mqtt,
+    /// An AsyncAPI 3.0 document
+    Asyncapi,
 }
 
 /// Runs the program.
@@ -99,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Firmware(args) => asked(file, |config| firmware::run(config, &args, json)),
         Command::Device(args) => asked(file, |config| device::run(config, &args, json)),
         Command::Operate(operation) => asked(file, |config| operate::run(config, &operation, json)),
+        Command::Acl(args) => asked(file, |config| Ok(acl::run(config, &args))),
         Command::Status => asked(file, |config| device::status(config, json)),
         Command::Generate {
             what: Generate::Config,
@@ -106,6 +125,17 @@ pub fn main() -> ExitCode {
             print!("{}", config::template());
             ExitCode::SUCCESS
         }
+        Command::Generate {
+            what: Generate::Schema { form },
+        } => asked(file, |config| {
+            let base = &config.mqtt.base_topic;
+            let document = match form {
+                Form::Mqtt => contract::schema(base),
+                Form::Asyncapi => contract::async_api(base),
+            };
+            println!("{document:#}");
+            Ok(ExitCode::SUCCESS)
+        }),
     }
 }
 

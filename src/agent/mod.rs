@@ -11,10 +11,12 @@
     reason = "the shell touches the outside"
 )]
 
+pub mod acl;
 pub mod admin;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod contract;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod device;

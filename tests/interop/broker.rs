@@ -96,7 +96,17 @@ impl Broker {
 
     /// The retained message of a topic, as a client that comes now gets it.
     pub fn retained(&self, topic: &str) -> Result<Option<Value>> {
+        self.retained_by(self.client("mosquitto_sub")?, topic)
+    }
+
+    /// The same as a user of this name gets it.
+    pub fn retained_for(&self, user: &str, topic: &str) -> Result<Option<Value>> {
         let mut command = self.client("mosquitto_sub")?;
+        command.args(["-u", user]);
+        self.retained_by(command, topic)
+    }
+
+    fn retained_by(&self, mut command: Command, topic: &str) -> Result<Option<Value>> {
         command.args(["-t", topic, "-C", "1", "-W", "1", "-F", "%r %p"]);
         let (_, output) = run(&mut command, PATIENCE)?;
         let payload = output
@@ -138,11 +148,14 @@ impl Broker {
 
     /// Publishes with the retain flag, which a command must not have.
     pub fn publish_retained(&self, topic: &str, payload: &str) -> Result<()> {
+        retain(self.client("mosquitto_pub")?, topic, payload)
+    }
+
+    /// Publishes with the retain flag as a user of this name.
+    pub fn publish_as(&self, user: &str, topic: &str, payload: &str) -> Result<()> {
         let mut command = self.client("mosquitto_pub")?;
-        command.args(["-V", "5", "-q", "1", "-r", "-t", topic, "-m", payload]);
-        let (code, output) = run(&mut command, PATIENCE)?;
-        ensure!(code == 0, "mosquitto_pub: {output}");
-        Ok(())
+        command.args(["-u", user]);
+        retain(command, topic, payload)
     }
 
     /// Publishes a request of MQTT 5 with a response topic and correlation data.
@@ -189,6 +202,13 @@ impl Broker {
         })?;
         Ok(watch)
     }
+}
+
+fn retain(mut command: Command, topic: &str, payload: &str) -> Result<()> {
+    command.args(["-V", "5", "-q", "1", "-r", "-t", topic, "-m", payload]);
+    let (code, output) = run(&mut command, PATIENCE)?;
+    ensure!(code == 0, "mosquitto_pub: {output}");
+    Ok(())
 }
 
 fn client_version(version: &str) -> &str {

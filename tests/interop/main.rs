@@ -13,6 +13,7 @@
 // `pub` says here what a module offers to the others.
 #![allow(unreachable_pub)]
 
+mod acl;
 mod agent;
 mod broker;
 mod device;
@@ -227,6 +228,11 @@ fn cases() -> Vec<Case> {
             Box::new(move |stage| tls::mosquitto(stage, scheme)),
         );
     }
+    add(
+        "acl mosquitto".into(),
+        Need::Nothing,
+        Box::new(acl::mosquitto),
+    );
     cases.extend(secure::cases());
     cases
 }

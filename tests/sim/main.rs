@@ -5,6 +5,8 @@
 mod bootstrap;
 mod broker;
 mod commands;
+#[path = "../contract/mod.rs"]
+mod contract;
 mod custody;
 mod devices;
 mod driven;

@@ -28,6 +28,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::Value as Json;
 
+use crate::contract;
 use crate::road::Road;
 use crate::updater::Updater;
 
@@ -886,6 +887,11 @@ fn assert_acceptable(publish: &Publish) {
                 || matches!(u32::from(c) % 0x1_0000, 0xFFFE | 0xFFFF)
         };
         assert!(!text.contains(refused) && text.len() < 0x1_0000, "{text:?}");
+    }
+    if let Some(below_base) = topic.strip_prefix("lwm2mqtt/") {
+        let properties = publish.properties.as_deref();
+        let content_type = properties.and_then(|properties| properties.content_type);
+        contract::assert_known(below_base, content_type, publish.retain, &publish.payload);
     }
 }
 
