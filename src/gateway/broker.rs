@@ -47,6 +47,11 @@ pub(super) struct Broker {
     /// [`crate::gateway::Counters::values`] when the sentinel was raised last.
     values_at_sentinel: u64,
     refill: Option<Refill>,
+    /// Whether a process before ended while the broker may not have had all that it said of its
+    /// devices; until that is said again.
+    unsettled: bool,
+    /// Whether this process has stopped, and the broker has everything.
+    settled: bool,
 }
 
 /// The state of the connection.
@@ -67,6 +72,8 @@ struct Refill {
     device: usize,
     signal: usize,
     due: Instant,
+    /// The last one.
+    until: Pass,
 }
 
 /// Who is there comes before what they measure.
@@ -99,6 +106,8 @@ impl Broker {
             sentinel_kept: 0,
             values_at_sentinel: 0,
             refill: None,
+            unsettled: false,
+            settled: false,
         }
     }
 
@@ -108,6 +117,7 @@ impl Broker {
         self.ledger = kept.ledger;
         self.sentinel = kept.sentinel;
         self.sentinel_kept = kept.sentinel;
+        self.unsettled = !kept.settled;
         self.met = true;
     }
 
@@ -116,6 +126,7 @@ impl Broker {
         kept::Gateway {
             ledger: self.ledger.clone(),
             sentinel: self.sentinel_kept,
+            settled: self.settled,
         }
     }
 
@@ -205,21 +216,30 @@ impl Gateway {
         self.go_live(now, kept);
     }
 
-    /// Lets messages flow, and publishes the retained ones again if the broker has lost them.
+    /// Lets messages flow, and publishes the retained ones again if the broker has lost them. After
+    /// an end without order it may lack what was said of devices last; values see to themselves
+    /// ([`crate::gateway::custody`]).
     fn go_live(&mut self, now: Now, kept: bool) {
         self.broker.link = Link::Live;
         self.write_all_again();
         self.say(Event::BrokerConnected { kept });
         if !kept {
             self.publish(self.bridge_info());
-            self.broker.refill = Some(Refill {
-                pass: Pass::Availability,
-                device: 0,
-                signal: 0,
-                due: now.instant,
-            });
         }
-        self.raise_sentinel();
+        let until = match kept {
+            true if !self.broker.unsettled => return self.raise_sentinel(),
+            true => Pass::Birth,
+            false => Pass::Values,
+        };
+        // The sentinel follows, so that an end in between is no end of it.
+        self.broker.sentinel_ticket = None;
+        self.broker.refill = Some(Refill {
+            pass: Pass::Availability,
+            device: 0,
+            signal: 0,
+            due: now.instant,
+            until,
+        });
     }
 
     pub(super) fn on_disconnected(&mut self, reason: String) {
@@ -301,7 +321,9 @@ impl Gateway {
         if self.health_due <= now.instant {
             self.health_due = now.instant + HEALTH_INTERVAL;
             self.publish_health();
-            if self.broker.values_at_sentinel != self.counters.values {
+            if self.broker.refill.is_none()
+                && self.broker.values_at_sentinel != self.counters.values
+            {
                 self.raise_sentinel();
             }
         }
@@ -330,6 +352,9 @@ impl Gateway {
         let mut batch = Vec::with_capacity(REFILL_BATCH);
         while batch.len() < REFILL_BATCH {
             let Some(device) = self.devices.get(refill.device) else {
+                if refill.pass == refill.until {
+                    break;
+                }
                 refill = match refill.pass {
                     Pass::Availability => Refill {
                         pass: Pass::Birth,
@@ -360,7 +385,9 @@ impl Gateway {
                         refill.signal += 1;
                         if matches!(&tracked.destination, Destination::Signal(signal) if signal.retain)
                         {
-                            batch.extend(tracked.publish_again());
+                            let origin = Some((id, tracked.path));
+                            let again = tracked.publish_again();
+                            batch.extend(again.map(|publish| Publish { origin, ..publish }));
                         }
                         continue;
                     }
@@ -375,11 +402,22 @@ impl Gateway {
                 self.publish(publish);
             }
         }
-        if !finished {
-            self.broker.refill = Some(Refill {
-                due: now.instant + REFILL_INTERVAL,
-                ..refill
-            });
+        if finished {
+            self.broker.unsettled = false;
+            return self.raise_sentinel();
+        }
+        self.broker.refill = Some(Refill {
+            due: now.instant + REFILL_INTERVAL,
+            ..refill
+        });
+    }
+
+    /// Writes down, once, that the broker had everything when the process stopped.
+    pub(super) fn rest(&mut self) {
+        let is_complete = self.broker.refill.is_none() && !self.broker.unsettled;
+        if is_complete && !self.broker.settled && self.is_drained() {
+            self.broker.settled = true;
+            self.keep_gateway(Urgency::Now);
         }
     }
 

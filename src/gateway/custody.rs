@@ -48,6 +48,10 @@ pub(super) struct Custody {
     pub(super) due: Option<Instant>,
     /// The newest message at the last look.
     seen: i64,
+    /// The newest message for which nobody waits and that is to be safe all the same, and up to
+    /// which all has been written down.
+    answered: i64,
+    looked: i64,
     batch: Option<Batch>,
     batches: u64,
     /// Values that the store holds an older version of, to be published at the next start.
@@ -139,9 +143,9 @@ impl Body {
 }
 
 impl Custody {
-    /// Values are being taken in; somebody waits for them if they are `confirmable`.
-    pub(super) fn begin(&mut self, confirmable: bool) {
-        if confirmable {
+    /// Values are being taken in, which are to be safe if the device will not say them again.
+    pub(super) fn begin(&mut self, only_once: bool) {
+        if only_once {
             self.holds += 1;
             self.taking = Some(Taking {
                 hold: Hold(self.holds),
@@ -185,9 +189,16 @@ impl Gateway {
     }
 
     /// The values of a payload are in the outbox; whoever sent them is acknowledged when they are
-    /// safe, which may be at once.
+    /// safe, which may be at once. What came in an answer needs no acknowledgement, and the device
+    /// does not say it again: it is made safe as well.
     pub(super) fn take_custody(&mut self, now: Now, receipt: Option<Receipt>) {
-        let (Some(taken), Some(receipt)) = (self.custody.taking.take(), receipt) else {
+        let Some(taken) = self.custody.taking.take() else {
+            return;
+        };
+        let Some(receipt) = receipt else {
+            if taken.open > 0 {
+                self.custody.answered = self.outbox.newest().number();
+            }
             return;
         };
         if taken.lost || self.custody.held.len() >= self.limits.receipts {
@@ -213,9 +224,12 @@ impl Gateway {
             self.pump(now);
         }
         if self.stopping {
-            return self.unspool();
+            self.unspool();
+            return self.rest();
         }
-        let is_open = !self.custody.held.is_empty() || self.outbox.is_to_be_looked_after();
+        let is_open = !self.custody.held.is_empty()
+            || self.custody.answered > self.custody.looked
+            || self.outbox.is_to_be_looked_after();
         if is_open && self.custody.due.is_none() {
             self.custody.due = Some(now.instant + self.look_interval());
         }
@@ -256,6 +270,9 @@ impl Gateway {
             false => newest,
         };
         self.custody.seen = newest.number();
+        if self.custody.batch.is_none() {
+            self.custody.looked = until.number();
+        }
         self.spool(now, until, false);
         self.unspool();
         self.say_dropped(now);
@@ -318,6 +335,19 @@ impl Gateway {
             let path = tracked.path;
             self.custody.outdated.remove(&(id, path));
             self.keep_signal(id, index, Urgency::Now);
+        }
+    }
+
+    /// The store is about to get a value: it is due if the broker has not acknowledged it.
+    pub(super) fn mark_open(&mut self, id: DeviceId, index: usize) {
+        let tracked = self
+            .devices
+            .get_mut(id.0 as usize)
+            .and_then(|device| device.signals.get_mut(index));
+        if let Some(tracked) = tracked.filter(|tracked| tracked.is_owed())
+            && let Destination::Signal(signal) = &tracked.destination
+        {
+            tracked.due |= self.outbox.is_open(&signal.topic);
         }
     }
 

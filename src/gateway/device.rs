@@ -212,6 +212,12 @@ impl Tracked {
         }
     }
 
+    /// Whether the broker is to have the value that stands for good, and says when it has.
+    pub fn is_owed(&self) -> bool {
+        matches!(&self.destination, Destination::Signal(signal)
+            if signal.retain && qos_of(signal) == Qos::AtLeastOnce)
+    }
+
     /// A value as a message.
     pub fn publish_of(&self, signal: &Signal, sample: &Sample, quality: Quality) -> Publish {
         let payload = sample.to_payload(signal.format, signal.unit.as_deref(), quality);

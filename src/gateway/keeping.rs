@@ -345,8 +345,8 @@ impl Gateway {
         unkept.descriptor = unkept.descriptor.max(Some(urgency));
     }
 
-    /// A value has changed. The first one is written down before it is published, so that each
-    /// retained topic is known.
+    /// A value has changed, and is about to be published. The first one is written down before, so
+    /// that each retained topic is known; as one that the broker does not have.
     pub(super) fn keep_value(&mut self, now: Instant, id: DeviceId, index: usize) {
         if !self.settings.has_store {
             return;
@@ -359,6 +359,7 @@ impl Gateway {
         };
         if !tracked.kept {
             tracked.kept = true;
+            tracked.due = tracked.is_owed();
             return self.keep_signal(id, index, Urgency::Now);
         }
         tracked.unkept = true;
@@ -532,6 +533,7 @@ impl Gateway {
             .map(|(index, _)| index)
             .collect();
         for index in unkept {
+            self.mark_open(id, index);
             self.keep_signal(id, index, Urgency::Soon);
         }
     }

@@ -426,11 +426,13 @@ impl Gateway {
             source,
             overtaken: false,
         };
+        self.custody.begin(true);
         match answer.single {
             // One that was refused meanwhile is passed over.
             true => self.take_values(arrival, answer.records, answer.problems),
             false => self.take_all_values(arrival, nodes, answer.records, answer.problems),
         }
+        self.take_custody(now, None);
     }
 
     /// Takes what a device says of itself. What it turns out not to have is not observed.

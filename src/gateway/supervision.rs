@@ -109,7 +109,7 @@ impl Gateway {
             if due > now.instant {
                 by(due);
             } else if !asking {
-                stale.extend(tracked.go_stale());
+                stale.extend(tracked.go_stale(id));
             }
         }
         self.counters.stale += stale.len() as u64;
@@ -153,7 +153,7 @@ impl Gateway {
             };
             match signal.on_offline {
                 OnOffline::Keep => {}
-                OnOffline::Stale => publishes.extend(tracked.go_stale()),
+                OnOffline::Stale => publishes.extend(tracked.go_stale(id)),
                 OnOffline::Clear => {
                     let deletion = Publish::deletion(signal.topic.clone());
                     if tracked.last.take().is_some() {
@@ -213,7 +213,7 @@ impl Gateway {
             .signals
             .iter_mut()
             .filter(|tracked| nodes.contains(&tracked.path))
-            .filter_map(Tracked::go_stale)
+            .filter_map(|tracked| tracked.go_stale(id))
             .collect();
         self.counters.stale += stale.len() as u64;
         for publish in stale {
@@ -267,11 +267,13 @@ impl Tracked {
 
     /// Marks the value that stands as stale, once; its time stays what it is. A bare value says
     /// nothing of its quality, so it is not published again.
-    fn go_stale(&mut self) -> Option<Publish> {
+    fn go_stale(&mut self, id: DeviceId) -> Option<Publish> {
         let signal = self.retained()?;
         let sample = self.last.as_ref().filter(|_| !self.stale)?;
-        let publish = (signal.format == Format::Json)
-            .then(|| self.publish_of(signal, sample, Quality::Stale));
+        let publish = (signal.format == Format::Json).then(|| Publish {
+            origin: Some((id, self.path)),
+            ..self.publish_of(signal, sample, Quality::Stale)
+        });
         self.stale = true;
         publish
     }

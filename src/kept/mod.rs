@@ -149,6 +149,10 @@ pub struct Gateway {
     /// The `n` of the sentinel that the broker was known to have.
     #[n(1)]
     pub sentinel: u64,
+    /// Whether the process stopped in order, and the broker had acknowledged everything.
+    #[n(2)]
+    #[cbor(default)]
+    pub settled: bool,
 }
 
 /// All or a part of what was kept. In parts, the order is that of the fields: credentials and

@@ -289,3 +289,89 @@ fn an_update_alone_is_written_down_with_others_and_not_at_once() {
     rig.run(110 * SECOND);
     assert!(refreshed(&rig.kept.kept()) > refreshed(&before));
 }
+
+#[test]
+fn what_the_broker_was_not_told_before_a_kill_is_told_after_it() {
+    let mut rig = Rig::new();
+    let leaving = rig.add_registered();
+    rig.run(10 * SECOND);
+    rig.disconnect();
+    let location = rig.location(leaving);
+    rig.request(leaving, Request::new(Code::DELETE, location));
+    let device = rig.add_sensor();
+    rig.register(device, "dev2", "lt=300", SENSOR);
+    rig.run(5 * SECOND);
+    rig.crash();
+    rig.start(Rig::setup(plan()));
+    rig.run(5 * SECOND);
+    assert_eq!(rig.broker.json(AVAILABILITY)["state"], "offline");
+    let topic = |rest: &str| format!("lwm2mqtt/d/dev2{rest}");
+    assert_eq!(rig.broker.json(&topic("/availability"))["state"], "online");
+    assert_eq!(rig.broker.json(&topic(""))["endpoint"], "dev2");
+    let value = rig.broker.json(&topic("/v/temperature-0/sensor-value"));
+    assert_eq!(
+        (&value["value"], &value["quality"]),
+        (&json!(21.5), &json!("cached"))
+    );
+    // Once is enough.
+    rig.stop();
+    let before = rig.broker.log.len();
+    rig.start(Rig::setup(plan()));
+    rig.run(5 * SECOND);
+    assert_eq!(published(&rig, before), [""; 0]);
+}
+
+#[test]
+fn a_value_in_the_store_that_waits_for_the_broker_is_told_after_a_kill() {
+    let mut rig = Rig::new();
+    let device = rig.add_sensor();
+    rig.register(device, "dev1", "lt=86400", SENSOR);
+    rig.run(3 * SECOND);
+    rig.disconnect();
+    // Nobody waits for it to be safe, and the store has it after ten minutes.
+    rig.notify(device, "/3303/0", temperature(22.5), false);
+    rig.run(700 * SECOND);
+    rig.crash();
+    rig.start(Rig::setup(plan()));
+    rig.run(5 * SECOND);
+    assert_eq!(rig.broker.json(VALUE)["value"], 22.5);
+}
+
+#[test]
+fn what_a_forgetful_broker_is_told_again_goes_on_after_the_link_broke() {
+    let mut rig = Rig::new();
+    for number in 0..40 {
+        let device = rig.add_sensor();
+        rig.register(device, &format!("dev{number}"), "lt=86400", SENSOR);
+    }
+    rig.run(10 * SECOND);
+    let of_devices = |rig: &Rig| {
+        let topics = rig.broker.retained.keys();
+        topics.filter(|topic| topic.contains("/d/")).count()
+    };
+    let stood = of_devices(&rig);
+    rig.disconnect();
+    rig.broker.retained.clear();
+    rig.connect();
+    rig.run(SECOND + SECOND / 5);
+    assert!(of_devices(&rig) < stood);
+    rig.disconnect();
+    rig.connect();
+    rig.run(10 * SECOND);
+    assert_eq!(of_devices(&rig), stood);
+}
+
+#[test]
+fn a_value_that_came_in_an_answer_is_told_after_a_kill() {
+    let mut rig = Rig::new();
+    let device = rig.add_registered();
+    rig.disconnect();
+    let answer = content(110, r#"[{"n":"/3303/0/5700","v":23.5}]"#);
+    rig.devices[device].answer(Code::GET, "/3303/0", answer);
+    rig.register(device, "dev1", "lt=300", SENSOR);
+    rig.run(5 * SECOND);
+    rig.crash();
+    rig.start(Rig::setup(plan()));
+    rig.run(5 * SECOND);
+    assert_eq!(rig.broker.json(VALUE)["value"], 23.5);
+}

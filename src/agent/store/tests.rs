@@ -235,6 +235,7 @@ fn documents_and_the_gateways_own_facts_are_there_after_a_restart() {
     let gateway = Gateway {
         ledger: "0123".into(),
         sentinel: 7,
+        settled: true,
     };
     store
         .apply_all(&[
