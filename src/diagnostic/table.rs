@@ -331,6 +331,19 @@ impl<'a> Item<'a> {
         self.value.get_ref().as_str()
     }
 
+    /// True or false, and no mistake if it is neither.
+    pub fn as_boolean(&self) -> Option<bool> {
+        self.value.get_ref().as_bool()
+    }
+
+    /// An integer, and no mistake if it is none of 64 bits.
+    pub fn as_integer(&self) -> Option<i64> {
+        match self.value.get_ref() {
+            DeValue::Integer(integer) => integer_of(integer),
+            _ => None,
+        }
+    }
+
     /// Whether it is a table, and no mistake if not.
     pub fn is_table(&self) -> bool {
         self.value.get_ref().is_table()

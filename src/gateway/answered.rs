@@ -101,6 +101,30 @@ struct KeptCommand {
     /// Something that must not be repeated has left.
     #[n(9)]
     doubtful: bool,
+    /// What was begun of it, if anything was.
+    #[n(10)]
+    progress: Option<KeptProgress>,
+}
+
+/// How far a command has come, as it is stored.
+#[derive(Encode, Decode)]
+struct KeptProgress {
+    #[n(0)]
+    attempts: u32,
+    /// Steps that are over, and how many there are.
+    #[n(1)]
+    over: u32,
+    #[n(2)]
+    of: u32,
+    /// Nodes that something was done at.
+    #[n(3)]
+    done: Vec<String>,
+    /// The last response code.
+    #[n(4)]
+    code: Option<String>,
+    /// When the wait for a value ends, in milliseconds since 1970.
+    #[n(5)]
+    wait_ends: Option<i64>,
 }
 
 /// A final reply as it is stored.
@@ -228,6 +252,17 @@ impl Gateway {
             expires: command.expires.unix.as_millis(),
             queued: command.queued,
             doubtful: command.doubtful,
+            progress: (command.attempts > 0).then(|| KeptProgress {
+                attempts: command.attempts,
+                over: command.over as u32,
+                of: command.of as u32,
+                done: command.done.clone(),
+                code: command.outcome.code.clone(),
+                wait_ends: command
+                    .awaiting
+                    .as_ref()
+                    .map(|it| it.until.unix.as_millis()),
+            }),
         };
         let key = document_key(Kind::Command, &endpoint, &command.asker.id.as_str().into());
         self.put(key, &kept);
@@ -279,7 +314,6 @@ impl Gateway {
         let (body, _) = Body::parse(&kept.payload);
         let verb = Verb::parse(&kept.what);
         let received = now.back_to(UnixTime::from_millis(kept.received));
-        let left = u64::try_from(kept.expires - now.unix.as_millis()).unwrap_or(0);
         let asker = Asker {
             id: name.to_owned(),
             given: kept.given,
@@ -293,15 +327,19 @@ impl Gateway {
             doubtful: kept.doubtful,
             ..Command::new(asker, device, kept.what.clone(), kept.payload, received)
         };
-        command.expires = Now {
-            instant: now.instant + Duration::from_millis(left),
-            unix: UnixTime::from_millis(kept.expires),
-        };
-        (command.queue, _) = self.rules(device, verb);
+        command.expires = ahead(now, kept.expires);
         command.op = verb.name().to_owned();
         // If it is not understood any more, it is told so when it is its turn.
-        if let Ok(ask) = self.understand(device, verb, &body) {
+        if let Ok(ask) = self.understand(now.unix, device, verb, &body) {
             command.describe(&ask);
+        }
+        if let Some(progress) = kept.progress {
+            command.attempts = progress.attempts;
+            command.over = progress.over as usize;
+            command.of = progress.of as usize;
+            command.done = progress.done;
+            command.outcome.code = progress.code;
+            command.wait_ends = progress.wait_ends.map(|end| ahead(now, end));
         }
         self.command_bytes += command.payload.len();
         self.command_deadlines.insert((command.expires.instant, id));
@@ -338,7 +376,28 @@ impl Gateway {
         for id in doubtful {
             self.fail(now, id, doubt());
         }
+        let waiting: Vec<_> = self
+            .commands
+            .iter()
+            .filter(|(_, command)| command.wait_ends.is_some())
+            .map(|(id, command)| (*id, command.device))
+            .collect();
+        for (id, device) in waiting {
+            match self.understand_again(now, device, id) {
+                Ok(()) => self.next_step(now, id),
+                Err(error) => self.fail(now, id, error),
+            }
+        }
         self.forget_answers(now);
+    }
+}
+
+/// The moment of this stamp; now, if that is over.
+fn ahead(now: Now, millis: i64) -> Now {
+    let left = u64::try_from(millis - now.unix.as_millis()).unwrap_or(0);
+    Now {
+        instant: now.instant + Duration::from_millis(left),
+        unix: UnixTime::from_millis(millis),
     }
 }
 

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use crate::gateway::Gateway;
 use crate::gateway::device::About;
+use crate::gateway::json::to_json;
 use crate::gateway::problems::Problem;
 use crate::gateway::publish::Publish;
 use crate::kept::Urgency;
 use crate::lwm2m::{DataType, RegisteredObject, Version};
-use crate::mapping::Destination;
+use crate::mapping::{Command, Destination};
 use crate::server::DeviceId;
 use crate::time::Now;
 
@@ -35,6 +37,8 @@ struct Birth<'a> {
     info: &'a About,
     objects: BTreeMap<u16, String>,
     signals: BTreeMap<String, SignalBirth<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    commands: BTreeMap<&'a str, CommandBirth<'a>>,
     #[serde(skip_serializing_if = "<[Problem]>::is_empty")]
     problems: &'a [Problem],
 }
@@ -49,6 +53,59 @@ struct SignalBirth<'a> {
     access: &'static str,
     kind: &'static str,
     topic: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min: Option<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<Json>,
+}
+
+#[derive(Serialize)]
+struct CommandBirth<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    params: BTreeMap<&'a str, ParameterBirth>,
+}
+
+#[derive(Serialize)]
+struct ParameterBirth {
+    #[serde(rename = "type")]
+    data_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min: Option<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<Json>,
+    #[serde(rename = "enum", skip_serializing_if = "Vec::is_empty")]
+    choices: Vec<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<Json>,
+}
+
+impl CommandBirth<'_> {
+    fn of(command: &Command) -> CommandBirth<'_> {
+        let parameters = command.parameters.iter().map(|(name, parameter)| {
+            let birth = ParameterBirth {
+                data_type: parameter.type_name(),
+                min: parameter.min.map(number),
+                max: parameter.max.map(number),
+                choices: parameter.choices.iter().map(to_json).collect(),
+                default: parameter.default.as_ref().map(to_json),
+            };
+            (name.as_str(), birth)
+        });
+        CommandBirth {
+            params: parameters.collect(),
+        }
+    }
+}
+
+/// A number as its author wrote it: 10, and not 10.0.
+fn number(number: f64) -> Json {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match number.fract() == 0.0 && number.abs() <= EXACT {
+        true => Json::from(number as i64),
+        false => Json::from(number),
+    }
 }
 
 impl Gateway {
@@ -70,7 +127,13 @@ impl Gateway {
             let Destination::Signal(signal) = &tracked.destination else {
                 return None;
             };
+            let (min, max) = signal.bounds();
+            let rules = signal.write.as_ref().filter(|_| signal.access.write);
+            let bound = |bound: Option<f64>| bound.filter(|_| signal.access.write).map(number);
             let birth = SignalBirth {
+                min: bound(min),
+                max: bound(max),
+                step: rules.and_then(|rules| rules.step).map(number),
                 path: signal.path.to_string(),
                 data_type: signal
                     .transform
@@ -98,6 +161,11 @@ impl Gateway {
             info: &device.about,
             objects,
             signals: signals.collect(),
+            commands: device
+                .profile
+                .commands()
+                .map(|(name, command)| (name, CommandBirth::of(command)))
+                .collect(),
             problems: &device.problems,
         };
         Some(Publish::state(

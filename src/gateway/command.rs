@@ -1,17 +1,18 @@
 //! Requests from MQTT, and the commands that they become (MQTT contract §5).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
+use crate::gateway::json::Source;
 use crate::gateway::reply::{CommandError, ErrorKind};
 use crate::gateway::understand::Ask;
-use crate::lwm2m::{Arguments, Path, Target};
-use crate::mapping::QueueKind;
+use crate::lwm2m::{Arguments, Path, Target, Value};
+use crate::mapping::{Expression, QueueKind};
 use crate::server::{DeviceId, Operation, OperationId};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 /// A command, in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +31,8 @@ pub struct Command {
     pub payload: Vec<u8>,
     /// The operation's name.
     pub op: String,
+    /// Its name in the mapping, if it has one.
+    pub name: Option<String>,
     /// `<inst>/<name>`, if the request named one.
     pub signal: Option<String>,
     /// The nodes, unless they are of several operations.
@@ -41,9 +44,25 @@ pub struct Command {
     /// How it waits.
     pub queue: QueueKind,
     /// What is left to do, in order; empty before it is its turn.
-    pub steps: VecDeque<Operation>,
+    pub steps: VecDeque<Step>,
+    /// How many steps it has in all, once that is known.
+    pub of: usize,
+    /// How many of them are over.
+    pub over: usize,
+    /// Where the present one is.
+    pub at: Option<Path>,
+    /// The nodes that something was done at, in order.
+    pub done: Vec<String>,
+    /// What of the last word is known already.
+    pub outcome: Outcome,
     /// What is under way.
     pub running: Option<OperationId>,
+    /// The value that it waits for.
+    pub awaiting: Option<Awaiting>,
+    /// When a wait ends that began in an earlier process.
+    pub wait_ends: Option<Now>,
+    /// A value that came before it was waited for.
+    pub early: Option<(Source, Value)>,
     /// Whether that has left for the device.
     pub left: bool,
     /// Whether what leaves next begins another attempt.
@@ -77,13 +96,22 @@ impl Command {
             what,
             payload,
             op: String::new(),
+            name: None,
             signal: None,
             target: None,
             writes: Vec::new(),
             wanted: Vec::new(),
             queue: QueueKind::Fifo,
             steps: VecDeque::new(),
+            of: 0,
+            over: 0,
+            at: None,
+            done: Vec::new(),
+            outcome: Outcome::default(),
             running: None,
+            awaiting: None,
+            wait_ends: None,
+            early: None,
             left: false,
             fresh: true,
             attempts: 0,
@@ -95,12 +123,19 @@ impl Command {
         }
     }
 
-    /// Takes over how it is called in answers.
+    /// Takes over what a request was understood to be, but for the steps.
     pub fn describe(&mut self, ask: &Ask) {
         self.op = ask.op.to_owned();
+        self.name.clone_from(&ask.command);
         self.signal.clone_from(&ask.signal);
         self.target.clone_from(&ask.target);
-        let written = ask.steps.iter().map(|step| match step {
+        self.queue = ask.turn.queue;
+        self.of = ask.steps.len();
+        let asked = ask.steps.iter().filter_map(|step| match step {
+            Step::Ask(operation) => Some(operation),
+            Step::Await(_) => None,
+        });
+        let written = asked.map(|operation| match operation {
             Operation::Write {
                 path,
                 replace: true,
@@ -109,6 +144,96 @@ impl Command {
             _ => None,
         });
         self.writes = written.collect::<Option<_>>().unwrap_or_default();
+    }
+}
+
+/// One thing that a command does.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Something is asked of the device.
+    Ask(Operation),
+    /// A value is waited for.
+    Await(Await),
+}
+
+/// A value to wait for.
+#[derive(Clone, Debug)]
+pub struct Await {
+    /// A resource or an instance of one.
+    pub path: Path,
+    /// What it is to be.
+    pub wanted: Awaited,
+    /// How it gets here.
+    pub by: By,
+    /// After how long it is given up.
+    pub timeout: Duration,
+}
+
+/// What a value is to be.
+#[derive(Clone, Debug)]
+pub enum Awaited {
+    /// What was written, in the device's unit.
+    Becomes(Value),
+    /// Something of which this holds.
+    Holds(Expression),
+}
+
+/// How a value gets here that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// It is read.
+    Reads,
+    /// The device says it.
+    Notifications,
+    /// Both.
+    Either,
+}
+
+/// A value that is waited for.
+#[derive(Debug)]
+pub struct Awaiting {
+    /// Which.
+    pub what: Await,
+    /// Until when.
+    pub until: Now,
+    /// When it is looked after next.
+    pub due: Instant,
+    /// When it is read next, as soon as the device is there.
+    pub poll: Option<Instant>,
+    /// The Read that is under way.
+    pub polled: Option<OperationId>,
+    /// The last value that was not the one.
+    pub seen: Option<Value>,
+}
+
+/// What is known of the last word of a command before it is said.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The device's last response code.
+    pub code: Option<String>,
+    /// See [`Reply::fallback`](crate::gateway::reply::Reply::fallback).
+    pub fallback: Option<&'static str>,
+    /// The instance that a Create made.
+    pub location: Option<String>,
+    /// How it was seen that the device took what was written.
+    pub confirmed: Option<&'static str>,
+    /// The value, if it is the only one.
+    pub value: Option<Json>,
+    /// Values by path.
+    pub values: Option<BTreeMap<String, Json>>,
+    /// What a Discover found.
+    pub links: Option<BTreeMap<String, BTreeMap<String, Json>>>,
+}
+
+impl Outcome {
+    /// Adds a value, which may be the only one.
+    pub fn add_value(&mut self, path: Path, value: Json, is_only: bool) {
+        if is_only {
+            self.value = Some(value);
+        } else {
+            let values = self.values.get_or_insert_default();
+            values.insert(path.to_string(), value);
+        }
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::gateway::Gateway;
-use crate::gateway::command::{Asker, Body, Command, CommandId};
+use crate::gateway::command::{Asker, Body, Command, CommandId, Step};
 use crate::gateway::publish::Message;
-use crate::gateway::queue::{DEFAULT_TTL, away_error, wanted};
+use crate::gateway::queue::{away_error, wanted};
 use crate::gateway::reply::{CommandError, ErrorKind, Reply, Status};
 use crate::gateway::topics::Verb;
-use crate::gateway::understand::holds_keys;
-use crate::mapping::{QueueKind, Waits};
-use crate::server::{DeviceId, Operation};
+use crate::gateway::understand::{Turn, holds_keys};
+use crate::mapping::QueueKind;
+use crate::server::DeviceId;
 use crate::time::Now;
 
 impl Gateway {
@@ -155,19 +155,22 @@ impl Gateway {
         if self.repeat(now, device, &asker, &what, payload)? {
             return Ok(());
         }
-        let ask = self.understand(device, verb, body)?;
-        let holds_keys = |step: &Operation| step.target().paths().iter().any(holds_keys);
-        if let Some(step) = ask.steps.iter().find(|step| holds_keys(step)) {
+        let ask = self.understand(now.unix, device, verb, body)?;
+        let targets = ask.steps.iter().map(|step| match step {
+            Step::Ask(operation) => operation.target(),
+            Step::Await(what) => what.path.into(),
+        });
+        let mut secret = targets.filter(|target| target.paths().iter().any(holds_keys));
+        if let Some(target) = secret.next() {
             return Err(CommandError::new(
                 ErrorKind::Access,
-                format!("{} holds keys, which are never on MQTT", step.target()),
+                format!("{target} holds keys, which are never on MQTT"),
             ));
         }
         let mut command = Command::new(asker, device, what, payload.to_vec(), now);
         command.describe(&ask);
         command.wanted = wanted(verb, body);
-        let (queue, ttl) = self.rules(device, verb);
-        command.queue = queue;
+        let Turn { queue, ttl } = ask.turn;
         let ttl = expiry
             .map(|seconds| std::time::Duration::from_secs(u64::from(seconds)))
             .or(body.ttl)
@@ -215,30 +218,6 @@ impl Gateway {
             }
         }
         Ok(())
-    }
-
-    /// How a request waits, and how long, if it does not say so itself: as the mapping says; else a
-    /// write gives way to a newer one of the same resource, and everything else keeps its turn.
-    pub(super) fn rules(
-        &self,
-        device: DeviceId,
-        verb: Verb<'_>,
-    ) -> (QueueKind, std::time::Duration) {
-        let profile = self.device(device).map(|device| &device.profile);
-        let (usual, waits) = match verb {
-            Verb::Set(None) => (QueueKind::Latest, None),
-            Verb::Set(Some((instance, name))) => {
-                let signal = self.signal(device, instance, name).ok();
-                let waits = profile
-                    .zip(signal)
-                    .map(|(it, signal)| it.write_waits(&signal.path));
-                (QueueKind::Latest, waits)
-            }
-            Verb::Do(command) => (QueueKind::Fifo, profile.map(|it| it.command_waits(command))),
-            _ => (QueueKind::Fifo, None),
-        };
-        let Waits { queue, ttl } = waits.unwrap_or_default();
-        (queue.unwrap_or(usual), ttl.unwrap_or(DEFAULT_TTL))
     }
 
     /// Whether another command may wait, `leaving` of the same device making room.

@@ -6,6 +6,7 @@
 mod account;
 pub mod admin;
 mod answered;
+mod awaiting;
 mod birth;
 mod bootstrap;
 mod broker;
@@ -27,6 +28,7 @@ mod queue;
 mod reconcile;
 mod replan;
 mod reply;
+mod script;
 mod supervision;
 mod topics;
 mod understand;
@@ -369,6 +371,8 @@ pub struct Gateway {
     answered: Answered,
     /// Commands that end by themselves, by when.
     command_deadlines: BTreeSet<(Instant, CommandId)>,
+    /// Commands that wait for a value, by when they are looked after next.
+    awaits: BTreeSet<(Instant, CommandId)>,
     /// What each operation under way is for.
     purposes: KeyedMap<OperationId, Purpose>,
     /// Births that wait for more news of the same device.
@@ -396,6 +400,8 @@ enum Purpose {
     Setup,
     /// Somebody asked for it on MQTT.
     Command(CommandId),
+    /// To see whether the value that a command waits for is there.
+    Poll(CommandId),
     /// To see whether a device of an earlier process is still there.
     Confirm,
     /// To make the device bootstrap.
@@ -440,6 +446,7 @@ impl Gateway {
             command_bytes: 0,
             answered: Answered::new(keyed::map(&mut rng)),
             command_deadlines: BTreeSet::new(),
+            awaits: BTreeSet::new(),
             purposes: keyed::map(&mut rng),
             births: BTreeSet::new(),
             supervised: BTreeSet::new(),
@@ -566,6 +573,7 @@ impl Gateway {
         self.pump(now);
         self.supervise(now);
         self.publish_due_births(now);
+        self.tend_awaits(now);
         self.expire_commands(now);
         self.tend_broker(now);
         self.tend_updates(now);
@@ -578,11 +586,13 @@ impl Gateway {
         let births = self.births.first().map(|(at, _)| *at);
         let supervised = self.supervised.first().map(|(at, _)| *at);
         let commands = self.command_deadlines.first().map(|(at, _)| *at);
+        let awaits = self.awaits.first().map(|(at, _)| *at);
         [
             self.server.next_timeout(),
             births,
             supervised,
             commands,
+            awaits,
             self.broker_timeout(),
             self.keeping_timeout(),
             self.custody.due,

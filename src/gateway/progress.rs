@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use crate::gateway::command::{Asker, Command, CommandId};
+use crate::gateway::command::{Asker, Command, CommandId, Outcome, Step};
 use crate::gateway::json::Source;
 use crate::gateway::publish::{Properties, Publish};
 use crate::gateway::queue::doubt;
@@ -17,18 +17,67 @@ use crate::server::{Answer, DeviceId, Operation, OperationError, OperationId};
 use crate::time::Now;
 
 impl Gateway {
-    /// Begins the next step of a command.
+    /// Begins the next step of a command whose turn it is.
     pub(super) fn next_step(&mut self, now: Now, id: CommandId) {
         let Some(command) = self.commands.get_mut(&id) else {
             return;
         };
-        let Some(operation) = command.steps.pop_front() else {
+        match command.steps.pop_front() {
+            Some(Step::Ask(operation)) => {
+                command.at = operation.target().node().copied();
+                command.doubtable = !operation.is_repeatable();
+                let operation = self.server.operate(now, command.device, operation);
+                command.running = Some(operation);
+                self.purposes.insert(operation, Purpose::Command(id));
+            }
+            Some(Step::Await(what)) => {
+                let until = command.wait_ends.take();
+                self.begin_await(now, id, what, until);
+            }
+            None => self.conclude(now, id),
+        }
+    }
+
+    /// Goes on with a command of which a step is over: it waits for a value, or for its next turn,
+    /// or it is done.
+    pub(super) fn go_on(&mut self, now: Now, id: CommandId) {
+        let Some(command) = self.commands.get_mut(&id) else {
             return;
         };
-        command.doubtable = !operation.is_repeatable();
-        let operation = self.server.operate(now, command.device, operation);
-        command.running = Some(operation);
-        self.purposes.insert(operation, Purpose::Command(id));
+        match command.steps.front() {
+            None => return self.conclude(now, id),
+            Some(Step::Await(_)) => self.next_step(now, id),
+            Some(Step::Ask(_)) => {}
+        }
+        // What is over is not done again by another process.
+        self.keep_command(id);
+    }
+
+    /// Says that a command is done.
+    fn conclude(&mut self, now: Now, id: CommandId) {
+        let Some(command) = self.commands.get_mut(&id) else {
+            return;
+        };
+        let Outcome {
+            code,
+            fallback,
+            location,
+            confirmed,
+            value,
+            values,
+            links,
+        } = std::mem::take(&mut command.outcome);
+        let reply = Reply {
+            code,
+            fallback,
+            location,
+            confirmed,
+            value,
+            values,
+            links,
+            ..Reply::default()
+        };
+        self.end(now, id, Status::Done, reply);
     }
 
     pub(super) fn on_started(&mut self, now: Now, operation: OperationId) {
@@ -69,11 +118,21 @@ impl Gateway {
         };
         command.running = None;
         match result {
-            Ok(_) if !command.steps.is_empty() => {
+            Ok(answer) => {
                 command.left = false;
-                self.next_step(now, id);
+                // What must not be done twice is over.
+                command.doubtful = false;
+                if !matches!(asked, Operation::Read(_)) {
+                    let nodes = asked.target();
+                    let nodes = nodes.paths().iter().map(ToString::to_string);
+                    command.done.extend(nodes);
+                }
+                self.absorb(now, id, device, asked, answer);
+                if let Some(command) = self.commands.get_mut(&id) {
+                    command.over += 1;
+                }
+                self.go_on(now, id);
             }
-            Ok(answer) => self.succeed(now, id, device, asked, answer),
             Err(error) if self.is_kept_waiting(now, id, asked, error.cause()) => {}
             Err(OperationError::Unregistered) if self.has_left(id) => self.fail(now, id, doubt()),
             Err(error) => {
@@ -119,7 +178,8 @@ impl Gateway {
         self.end(now, id, Status::Failed, reply);
     }
 
-    fn succeed(
+    /// Takes what an operation of a command brought, for its last word.
+    fn absorb(
         &mut self,
         now: Now,
         id: CommandId,
@@ -140,33 +200,21 @@ impl Gateway {
         let came = records.len();
         records.retain(|record| !holds_keys(&record.path));
         self.counters.secrets += (came - records.len()) as u64;
-        let mut reply = Reply {
-            code: code.map(|code| code.to_string()),
-            fallback: single.then_some("single"),
-            location: created.map(|path| path.to_string()),
-            ..Reply::default()
+        let values: Vec<_> = match asked {
+            Operation::Read(_) | Operation::Observe(..) => records
+                .iter()
+                .map(|record| (record.path, self.mapped(device, record)))
+                .collect(),
+            _ => Vec::new(),
         };
-        if let Operation::Read(target) | Operation::Observe(target, _) = asked {
-            if let [record] = records.as_slice()
-                && target.node() == Some(&record.path)
-            {
-                reply.value = Some(self.mapped(device, record));
-            } else {
-                reply.values = Some(
-                    records
-                        .iter()
-                        .map(|record| (record.path.to_string(), self.mapped(device, record)))
-                        .collect(),
-                );
-            }
-            let values = Answer {
-                records,
-                problems,
-                single,
-                ..Answer::default()
-            };
-            self.take_answer(now, device, Source::Read, target, values);
-        }
+        let Some(command) = self.commands.get_mut(&id) else {
+            return;
+        };
+        let is_alone = command.of == 1;
+        let outcome = &mut command.outcome;
+        outcome.code = code.map(|code| code.to_string());
+        outcome.fallback = outcome.fallback.or(single.then_some("single"));
+        outcome.location = created.map(|path| path.to_string());
         if matches!(asked, Operation::Discover(..)) {
             let attributes = |link: &crate::lwm2m::link::Link| {
                 let value = |(name, value): &(String, Option<String>)| {
@@ -183,13 +231,31 @@ impl Gateway {
                         .collect::<BTreeMap<_, _>>(),
                 )
             };
-            reply.links = Some(links.iter().map(attributes).collect());
+            outcome.links = Some(links.iter().map(attributes).collect());
         }
-        self.end(now, id, Status::Done, reply);
+        let (Operation::Read(target) | Operation::Observe(target, _)) = asked else {
+            return;
+        };
+        let is_only = is_alone && values.len() == 1;
+        if !is_only {
+            // Nothing is an answer too.
+            outcome.values.get_or_insert_default();
+        }
+        for (path, value) in values {
+            outcome.add_value(path, value, is_only && target.node() == Some(&path));
+        }
+        let values = Answer {
+            records,
+            problems,
+            single,
+            ..Answer::default()
+        };
+        self.take_answer(now, device, Source::Read, target, values);
     }
 
     /// Says the last word about a command, and forgets it.
     pub(super) fn end(&mut self, now: Now, id: CommandId, status: Status, reply: Reply<'_>) {
+        self.end_await(id);
         let Some(command) = self.commands.remove(&id) else {
             return;
         };
@@ -288,15 +354,27 @@ fn reply_of<'a>(
     let composite = target.filter(|target| target.is_composite());
     let ms = now.unix.as_millis() - command.received.unix.as_millis();
     let is_final = status.is_final();
+    let is_short = is_final && status != Status::Done;
+    // Of several things, where it came to an end, and what was done before.
+    let stopped = command.at.filter(|_| is_short && target.is_none());
+    let node = stopped.or(target.and_then(Target::node).copied());
+    let done = is_short.then(|| {
+        let done = command.done.iter().cloned();
+        done.chain(reply.done.into_iter().flatten()).collect()
+    });
+    let is_script = command.name.is_some() && command.of > 1;
     Reply {
         id: &command.asker.id,
         device,
         op: &command.op,
+        command: command.name.as_deref(),
         signal: command.signal.as_deref(),
-        path: target.and_then(Target::node).map(ToString::to_string),
+        path: node.as_ref().map(ToString::to_string),
         paths: composite.map(|target| target.paths().iter().map(ToString::to_string).collect()),
         status,
         is_final,
+        step: Some(command.over + 1).filter(|_| is_script && status == Status::Failed),
+        done: done.filter(|done: &Vec<_>| !done.is_empty()),
         ms: is_final.then(|| u64::try_from(ms).unwrap_or(0)),
         attempts: Some(command.attempts).filter(|attempts| is_final && *attempts > 0),
         time: now.unix.to_string(),

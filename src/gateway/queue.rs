@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::gateway::Gateway;
-use crate::gateway::command::{Body, Command, CommandId};
+use crate::gateway::command::{Body, Command, CommandId, Step};
 use crate::gateway::device::State;
 use crate::gateway::publish::{Publish, Qos};
 use crate::gateway::reply::{CommandError, ErrorKind, Reply, Status, Why};
@@ -47,28 +47,46 @@ impl Gateway {
 
     /// The same for a device that did not answer the last time: somebody wants to know.
     pub(super) fn try_commands(&mut self, now: Now, id: DeviceId) {
-        while let Some(first) = self
-            .device(id)
-            .and_then(|device| device.commands.front())
-            .copied()
-        {
-            let is_running = self
-                .commands
-                .get(&first)
-                .is_none_or(|command| command.running.is_some());
-            if is_running || self.away(now, id).is_some() {
+        self.poll_awaited(now, id);
+        while let Some(next) = self.next_command(id) {
+            if self.away(now, id).is_some() {
                 return;
             }
-            match self.understand_again(id, first) {
-                Ok(()) => return self.next_step(now, first),
-                Err(error) => self.fail(now, first, error),
+            let expires = self.commands.get(&next).map(|command| command.expires);
+            if expires.is_some_and(|expires| expires.instant <= now.instant) {
+                self.end(now, next, Status::Expired, Reply::default());
+                continue;
+            }
+            match self.understand_again(now, id, next) {
+                Ok(()) => self.next_step(now, next),
+                Err(error) => self.fail(now, next, error),
             }
         }
     }
 
+    /// The command whose turn it is; none while something of another one is under way. One that
+    /// waits for a value lets others pass, but for those that ask for the same.
+    fn next_command(&self, id: DeviceId) -> Option<CommandId> {
+        let mut next = None;
+        let mut held = Vec::new();
+        for number in &self.device(id)?.commands {
+            let command = self.commands.get(number)?;
+            if command.running.is_some() {
+                return None;
+            }
+            if command.awaiting.is_some() {
+                held.push(command.what.as_str());
+            } else if next.is_none() && !held.contains(&command.what.as_str()) {
+                next = Some(*number);
+            }
+        }
+        next
+    }
+
     /// What a command wants, as the device is now: it may have come before the device did.
-    fn understand_again(
+    pub(super) fn understand_again(
         &mut self,
+        now: Now,
         id: DeviceId,
         command_id: CommandId,
     ) -> Result<(), CommandError> {
@@ -82,12 +100,24 @@ impl Gateway {
         if let Some(mistake) = mistake {
             return Err(mistake);
         }
-        let ask = self.understand(id, Verb::parse(&command.what), &body)?;
-        if let Some(command) = self.commands.get_mut(&command_id) {
-            command.steps = ask.steps;
-            command.target = ask.target;
-            command.fresh = true;
+        let ask = self.understand(now.unix, id, Verb::parse(&command.what), &body)?;
+        let Some(command) = self.commands.get_mut(&command_id) else {
+            return Ok(());
+        };
+        let of = ask.steps.len();
+        if command.over > 0 && command.of != of {
+            return Err(CommandError::passing(
+                ErrorKind::Internal,
+                format!(
+                    "it has other steps by now than when it was begun: {} of {} were over",
+                    command.over, command.of
+                ),
+            ));
         }
+        command.of = of;
+        command.steps = ask.steps.into_iter().skip(command.over).collect();
+        command.target = ask.target;
+        command.fresh = true;
         Ok(())
     }
 
@@ -106,7 +136,7 @@ impl Gateway {
         let Some(command) = self.commands.get_mut(&id) else {
             return;
         };
-        if command.left {
+        if command.left || command.awaiting.is_some() {
             return;
         }
         if command.queue == QueueKind::None {
@@ -168,7 +198,7 @@ impl Gateway {
             command.left = left;
             return false;
         }
-        command.steps.push_front(asked.clone());
+        command.steps.push_front(Step::Ask(asked.clone()));
         command.fresh = true;
         if command.expires.instant <= now.instant {
             self.end(now, id, Status::Expired, Reply::default());
@@ -179,19 +209,14 @@ impl Gateway {
     /// A device registered anew. What was sent to it, got no answer and must not be done twice may
     /// be the reason: a reboot above all.
     pub(super) fn give_up_doubtful(&mut self, now: Now, id: DeviceId) {
-        let Some(first) = self
-            .device(id)
-            .and_then(|device| device.commands.front())
-            .copied()
-        else {
-            return;
+        let is_doubtful = |id: &&CommandId| {
+            self.commands
+                .get(id)
+                .is_some_and(|command| command.doubtful && command.running.is_none())
         };
-        if self
-            .commands
-            .get(&first)
-            .is_some_and(|command| command.doubtful && command.running.is_none())
-        {
-            self.fail(now, first, doubt());
+        let commands = self.device(id).into_iter().flat_map(|it| &it.commands);
+        if let Some(doubtful) = commands.into_iter().find(is_doubtful).copied() {
+            self.fail(now, doubtful, doubt());
         }
     }
 
@@ -227,7 +252,7 @@ impl Gateway {
             if let Some(device) = self
                 .commands
                 .get(&id)
-                .filter(|command| !command.left)
+                .filter(|command| !command.left && command.awaiting.is_none())
                 .map(|command| command.device)
             {
                 self.end(now, id, Status::Expired, Reply::default());

@@ -216,6 +216,7 @@ impl Gateway {
             Some(Purpose::Command(command)) => {
                 self.finish_operation(now, command, id, &asked, result)
             }
+            Some(Purpose::Poll(command)) => self.finish_poll(now, command, id, &asked, result),
             Some(Purpose::Setup) => self.finish_setup(now, operation, id, asked, result),
             // That it answered is all that was to be known.
             Some(Purpose::Confirm) => {}

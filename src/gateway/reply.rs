@@ -19,6 +19,9 @@ pub struct Reply<'a> {
     pub device: &'a str,
     /// What was asked: `write`, `read`, `execute` …
     pub op: &'a str,
+    /// The name of a command of the mapping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<&'a str>,
     /// `<inst>/<name>`, if the request named one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<&'a str>,
@@ -54,13 +57,19 @@ pub struct Reply<'a> {
     /// `single`: a composite operation was done one node at a time, because the device has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<&'static str>,
-    /// The nodes that it was done at before it failed.
+    /// Which step of a command failed, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<usize>,
+    /// The nodes that something was done at before it came to an end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub done: Option<Vec<String>>,
     /// The instance that a Create made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
-    /// The value read.
+    /// `read` or `notify`: how it was seen that the device took what was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<&'static str>,
+    /// The value read, or confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<Json>,
     /// The values read, by path, when there are several.
@@ -169,6 +178,9 @@ pub enum ErrorKind {
     Reset,
     /// The device answered with an error.
     Coap,
+    /// The device took what was written, and its value did not follow; or the value that a step waits
+    /// for did not come.
+    Confirm,
     /// The request was retained: nobody knows when it was made.
     Retained,
     /// Another command of this id is under way.

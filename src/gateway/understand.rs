@@ -1,36 +1,81 @@
 //! What a request wants: from topic and payload to operations on a device.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
 use crate::gateway::Gateway;
-use crate::gateway::command::{Body, COMPOSITE_MAX};
+use crate::gateway::command::{Await, Awaited, Body, By, COMPOSITE_MAX, Step};
 use crate::gateway::json::{from_json, published_to_json, to_json};
+use crate::gateway::queue::DEFAULT_TTL;
 use crate::gateway::reply::{CommandError, ErrorKind};
 use crate::gateway::topics::Verb;
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::lwm2m::codec::{Change, ResourceTypes};
 use crate::lwm2m::path::MAX_ID;
 use crate::lwm2m::{Arguments, AttributeChange, Id, Level, Path, Record, Target};
-use crate::mapping::{Destination, DeviceFacts, Signal};
+use crate::mapping::{Confirm, Destination, DeviceFacts, QueueKind, Signal, Waits};
 use crate::server::{DeviceId, Operation};
+use crate::time::UnixTime;
 
 /// A request that was understood.
 pub struct Ask {
     pub(super) op: &'static str,
+    /// Its name in the mapping.
+    pub(super) command: Option<String>,
     pub(super) signal: Option<String>,
     pub(super) target: Option<Target>,
-    pub(super) steps: VecDeque<Operation>,
+    pub(super) steps: VecDeque<Step>,
+    pub(super) turn: Turn,
+}
+
+/// How a request waits, and how long, if it does not say so itself: as the mapping says; else a
+/// write gives way to a newer one of the same resource, and everything else keeps its turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    pub(super) queue: QueueKind,
+    pub(super) ttl: Duration,
+}
+
+impl Turn {
+    pub(super) fn new(usual: QueueKind, waits: Waits) -> Self {
+        Self {
+            queue: waits.queue.unwrap_or(usual),
+            ttl: waits.ttl.unwrap_or(DEFAULT_TTL),
+        }
+    }
+
+    /// Of several writes in one: as the one that waits least.
+    fn and(self, other: Self) -> Self {
+        let queue = match (self.queue, other.queue) {
+            (QueueKind::None, _) | (_, QueueKind::None) => QueueKind::None,
+            (QueueKind::Fifo, _) | (_, QueueKind::Fifo) => QueueKind::Fifo,
+            _ => QueueKind::Latest,
+        };
+        Self {
+            queue,
+            ttl: self.ttl.min(other.ttl),
+        }
+    }
+}
+
+/// A write of one signal, with what shows that the device took it.
+struct SignalWrite {
+    steps: Vec<Step>,
+    target: Target,
+    turn: Turn,
 }
 
 impl Ask {
-    fn one(signal: Option<String>, operation: Operation) -> Self {
+    pub(super) fn one(signal: Option<String>, operation: Operation) -> Self {
         Self {
             op: operation.name(),
+            command: None,
             signal,
             target: Some(operation.target()),
-            steps: VecDeque::from([operation]),
+            steps: VecDeque::from([Step::Ask(operation)]),
+            turn: Turn::new(QueueKind::Fifo, Waits::default()),
         }
     }
 }
@@ -39,6 +84,7 @@ impl Gateway {
     /// Finds out what a request wants.
     pub(super) fn understand(
         &self,
+        now: UnixTime,
         id: DeviceId,
         verb: Verb<'_>,
         body: &Body,
@@ -48,11 +94,8 @@ impl Gateway {
                 let value = body
                     .value()
                     .ok_or_else(|| CommandError::new(ErrorKind::Parse, "no value to write"))?;
-                let label = format!("{instance}/{name}");
-                Ok(Ask::one(
-                    Some(label),
-                    self.write_signal(id, instance, name, value)?,
-                ))
+                let write = self.write_signal(id, instance, name, value)?;
+                Ok(write.alone(format!("{instance}/{name}")))
             }
             Verb::Set(None) => self.understand_set(id, body),
             Verb::Get(instance, name) => {
@@ -62,7 +105,7 @@ impl Gateway {
                     Operation::Read(signal.path.into()),
                 ))
             }
-            Verb::Do(command) => self.understand_do(id, command, body),
+            Verb::Do(command) => self.understand_do(now, id, command, body),
             Verb::Lwm2m(operation) => self.understand_raw(id, operation, body),
             Verb::Cancel | Verb::Unknown => Err(CommandError::new(
                 ErrorKind::UnknownCommand,
@@ -100,51 +143,87 @@ impl Gateway {
         }
     }
 
-    pub(super) fn write_signal(
+    fn write_signal(
         &self,
         id: DeviceId,
         instance: &str,
         name: &str,
         json: &Json,
-    ) -> Result<Operation, CommandError> {
+    ) -> Result<SignalWrite, CommandError> {
         let signal = self.signal(id, instance, name)?;
+        let path = signal.path;
         if !signal.access.write {
             return Err(CommandError::new(
                 ErrorKind::Access,
-                format!("{instance}/{name} ({}) is not writable", signal.path),
+                format!("{instance}/{name} ({path}) is not writable"),
             ));
         }
         let wrong = |detail: String| {
             CommandError::new(ErrorKind::Type, format!("{instance}/{name}: {detail}"))
         };
-        let value = match &signal.transform {
-            None => from_json(json, signal.data_type).map_err(wrong)?,
-            Some(transform) => {
-                let mapped = from_json(json, None).map_err(wrong)?;
-                let raw = transform.invert(mapped).map_err(|error| {
-                    let kind = if error.is_range() {
-                        ErrorKind::Range
-                    } else {
-                        ErrorKind::Type
-                    };
-                    CommandError::new(kind, format!("{instance}/{name}: {error}"))
-                })?;
-                from_json(&to_json(&raw), signal.data_type).map_err(wrong)?
-            }
+        let out_of_range = |error: &dyn std::fmt::Display| {
+            CommandError::new(ErrorKind::Range, format!("{error} of {instance}/{name}"))
         };
-        Ok(Operation::Write {
-            path: signal.path,
+        let rules = signal.write.as_deref();
+        let expr = rules.and_then(|rules| rules.expr.as_ref());
+        // What is carried back gets the type of the resource after that.
+        let is_direct = signal.transform.is_none() && expr.is_none();
+        let wanted = from_json(json, signal.data_type.filter(|_| is_direct)).map_err(wrong)?;
+        signal
+            .check(&wanted)
+            .map_err(|error| out_of_range(&error))?;
+        let value = match (expr, &signal.transform) {
+            (Some(expr), _) => {
+                let carried = expr.of(&wanted);
+                carried.ok_or_else(|| wrong(format!("{json} cannot be carried back")))?
+            }
+            (None, Some(transform)) => transform.invert(wanted).map_err(|error| {
+                if error.is_range() {
+                    out_of_range(&error)
+                } else {
+                    wrong(error.to_string())
+                }
+            })?,
+            (None, None) => wanted,
+        };
+        let value = match is_direct {
+            true => value,
+            false => from_json(&to_json(&value), signal.data_type).map_err(wrong)?,
+        };
+        let write = Operation::Write {
+            path,
             records: vec![Record {
-                path: signal.path,
-                value,
+                path,
+                value: value.clone(),
                 time: None,
             }],
             replace: true,
+        };
+        let mut steps = vec![Step::Ask(write)];
+        let by = match rules.map(|rules| rules.confirm).unwrap_or_default() {
+            Confirm::None => None,
+            Confirm::Read => Some(By::Reads),
+            Confirm::Notify => Some(By::Notifications),
+        };
+        if let Some(by) = by {
+            let timeout = rules.and_then(|rules| rules.timeout);
+            steps.push(Step::Await(Await {
+                path,
+                wanted: Awaited::Becomes(value),
+                by,
+                timeout: timeout.unwrap_or(Confirm::PATIENCE),
+            }));
+        }
+        let waits = rules.map(|rules| rules.waits).unwrap_or_default();
+        Ok(SignalWrite {
+            steps,
+            target: path.into(),
+            turn: Turn::new(QueueKind::Latest, waits),
         })
     }
 
     /// `set` with several signals at once, written in order.
-    pub(super) fn understand_set(&self, id: DeviceId, body: &Body) -> Result<Ask, CommandError> {
+    fn understand_set(&self, id: DeviceId, body: &Body) -> Result<Ask, CommandError> {
         let Some(Json::Object(signals)) = body.arguments.get("set") else {
             return Err(CommandError::new(
                 ErrorKind::Parse,
@@ -155,60 +234,27 @@ impl Gateway {
             let (instance, name) = label.split_once('/').ok_or_else(|| {
                 CommandError::new(ErrorKind::Parse, format!("{label} is not instance/name"))
             })?;
-            self.write_signal(id, instance, name, value)
+            let write = self.write_signal(id, instance, name, value)?;
+            Ok(write.alone(label.clone()))
         };
-        let steps: VecDeque<_> = signals.iter().map(write).collect::<Result<_, _>>()?;
-        match (steps.len(), signals.keys().next()) {
-            (0, _) => Err(CommandError::new(ErrorKind::Parse, "nothing to write")),
-            (1, Some(label)) => Ok(Ask {
-                op: "write",
-                signal: Some(label.clone()),
-                target: steps.front().map(Operation::target),
-                steps,
-            }),
-            _ => Ok(Ask {
-                op: "write",
-                signal: None,
-                target: None,
-                steps,
-            }),
-        }
-    }
-
-    /// `do/<command>`: a command of the mapping, or an executable resource by its name.
-    pub(super) fn understand_do(
-        &self,
-        id: DeviceId,
-        command: &str,
-        body: &Body,
-    ) -> Result<Ask, CommandError> {
-        let unknown = || {
-            CommandError::new(
-                ErrorKind::UnknownCommand,
-                format!("there is no command {command}"),
-            )
-        };
-        let (Some(facts), Some(device)) = (DeviceFacts::of(&self.server, id), self.device(id))
-        else {
-            return Err(CommandError::passing(
-                ErrorKind::Offline,
-                "the device is not registered",
-            ));
-        };
-        let by_mapping = device.profile.command(command);
-        let by_name = || {
-            let (instance, name) = command.split_once('/')?;
-            device.profile.path_of(&facts, instance, name, &self.models)
-        };
-        let path = by_mapping.or_else(by_name).ok_or_else(unknown)?;
-        Ok(Ask::one(
-            None,
-            Operation::Execute(path, body.execute_arguments()?),
-        ))
+        signals
+            .iter()
+            .map(write)
+            .reduce(|all, next| {
+                let (mut all, next) = (all?, next?);
+                all.steps.extend(next.steps);
+                Ok(Ask {
+                    signal: None,
+                    target: None,
+                    turn: all.turn.and(next.turn),
+                    ..all
+                })
+            })
+            .unwrap_or_else(|| Err(CommandError::new(ErrorKind::Parse, "nothing to write")))
     }
 
     /// `lwm2m/<op>`: one operation on any path.
-    pub(super) fn understand_raw(
+    fn understand_raw(
         &self,
         id: DeviceId,
         operation: &str,
@@ -255,11 +301,7 @@ impl Gateway {
         Ok(Ask::one(None, operation))
     }
 
-    pub(super) fn understand_write(
-        &self,
-        id: DeviceId,
-        body: &Body,
-    ) -> Result<Operation, CommandError> {
+    fn understand_write(&self, id: DeviceId, body: &Body) -> Result<Operation, CommandError> {
         let path = body.path()?;
         let records = match (body.arguments.get("value"), body.arguments.get("values")) {
             (Some(value), None) => vec![self.record(id, path, value)?],
@@ -384,7 +426,12 @@ impl Gateway {
     }
 
     /// A value in the type that its resource has at this device.
-    fn record(&self, id: DeviceId, path: Path, json: &Json) -> Result<Record, CommandError> {
+    pub(super) fn record(
+        &self,
+        id: DeviceId,
+        path: Path,
+        json: &Json,
+    ) -> Result<Record, CommandError> {
         let data_type = || {
             let (object, resource) = (path.object_id()?, path.resource_id()?);
             let registration = self.server.registration(id)?;
@@ -416,6 +463,20 @@ impl Gateway {
                 applied.value.as_ref().map_or(Json::Null, published_to_json)
             }
             _ => to_json(&record.value),
+        }
+    }
+}
+
+impl SignalWrite {
+    /// A request for nothing else.
+    fn alone(self, label: String) -> Ask {
+        Ask {
+            op: "write",
+            command: None,
+            signal: Some(label),
+            target: Some(self.target),
+            steps: self.steps.into(),
+            turn: self.turn,
         }
     }
 }

@@ -220,6 +220,14 @@ impl Gateway {
         problems: Vec<Problem>,
     ) {
         in_order(&mut records);
+        let met = self.awaited_in(arrival, &records);
+        self.publish_values(arrival, records, problems);
+        for met in met {
+            self.on_met(arrival.now, met);
+        }
+    }
+
+    fn publish_values(&mut self, arrival: Arrival, records: Vec<Record>, problems: Vec<Problem>) {
         let alone =
             records.first().map(|record| record.path) == records.last().map(|record| record.path);
         let before = self.counters.values;

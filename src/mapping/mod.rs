@@ -5,6 +5,7 @@
 //! the device's name, the observations wanted, the [`Signal`] of a path and the path of a signal.
 //! Without any file, [`Plan::unmapped`] names everything after the registry.
 
+mod command;
 mod compile;
 pub mod expression;
 mod layout;
@@ -21,12 +22,16 @@ use std::sync::Arc;
 
 pub use crate::diagnostic::Source;
 pub use crate::name::{MAX_NAME, breaks_text, clean, clean_name, suffixed};
+pub use command::{
+    Command, Confirm, Content, Parameter, Part, Placeholder, QueueKind, RangeError, Step, Waits,
+    WriteRules,
+};
 pub use compile::{Compiled, RESERVED};
+pub use expression::Expression;
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
 pub use profile::{
-    Destination, Format, History, Kind, OnOffline, Profile, QueueKind, Signal, StaleAfter,
-    Strategy, Unmapped, Waits,
+    Destination, Format, History, Kind, OnOffline, Profile, Signal, StaleAfter, Strategy, Unmapped,
 };
 pub use published::Published;
 pub use template::{Field, Template, TemplateError, endpoint_tail};

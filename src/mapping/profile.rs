@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::DeviceFacts;
+use super::command::{Command, RangeError, WriteRules, check_bounds};
 use super::pattern::PathPattern;
 use super::template::{Field, Template, endpoint_tail, push_number};
 use super::transform::{Applied, Transform};
@@ -125,6 +126,8 @@ pub struct Signal {
     pub access: Operations,
     /// What lies between the device's value and the published one.
     pub transform: Option<Arc<Transform>>,
+    /// What is to be kept to when it is written.
+    pub write: Option<Arc<WriteRules>>,
     /// Where every sample goes besides, whenever it was taken.
     pub history: Option<Arc<History>>,
     /// When its value is old.
@@ -171,6 +174,45 @@ impl Signal {
         }
     }
 
+    /// Between which values it may be written, in the published unit: its `write` and its `value`
+    /// may both say so.
+    pub fn bounds(&self) -> (Option<f64>, Option<f64>) {
+        let write = self.write.as_deref();
+        let value = self.transform.as_deref();
+        let tighter =
+            |one: Option<f64>, other: Option<f64>, pick: fn(f64, f64) -> f64| match (one, other) {
+                (Some(one), Some(other)) => Some(pick(one, other)),
+                (one, other) => one.or(other),
+            };
+        (
+            tighter(
+                write.and_then(|it| it.min),
+                value.and_then(|it| it.min),
+                f64::max,
+            ),
+            tighter(
+                write.and_then(|it| it.max),
+                value.and_then(|it| it.max),
+                f64::min,
+            ),
+        )
+    }
+
+    /// Whether a value, as it is published, may be written.
+    ///
+    /// # Errors
+    ///
+    /// The bound or step that it breaks.
+    pub fn check(&self, wanted: &Value) -> Result<(), RangeError> {
+        if let Some(number) = wanted.as_f64() {
+            let (min, max) = self.bounds();
+            check_bounds(number, min, max)?;
+        }
+        self.write
+            .as_ref()
+            .map_or(Ok(()), |rules| rules.check(wanted))
+    }
+
     /// Every topic that it publishes on.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         let history = self.history.as_ref().map(|history| &history.topic);
@@ -185,33 +227,6 @@ pub struct History {
     pub topic: Arc<str>,
     /// How a sample is written.
     pub format: Format,
-}
-
-/// How a command waits for its device (MQTT contract §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueKind {
-    /// Until a newer one writes what it writes.
-    Latest,
-    /// In its turn.
-    Fifo,
-    /// Not at all: it fails when the device cannot be reached now.
-    None,
-}
-
-/// What a mapping says about waiting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waits {
-    /// `queue`
-    pub queue: Option<QueueKind>,
-    /// `ttl`
-    pub ttl: Option<Duration>,
-}
-
-/// A `[[command]]` of a mapping file, checked.
-#[derive(Clone, Debug)]
-pub(super) struct CommandRule {
-    pub(super) path: Path,
-    pub(super) waits: Waits,
 }
 
 /// A `[[signal]]` of a mapping file, checked.
@@ -234,8 +249,7 @@ pub(super) struct SignalRule {
     pub(super) history: Option<HistoryRule>,
     pub(super) stale_after: StaleAfter,
     pub(super) on_offline: OnOffline,
-    /// How a write of it waits.
-    pub(super) waits: Waits,
+    pub(super) write: Arc<WriteRules>,
 }
 
 impl SignalRule {
@@ -334,7 +348,7 @@ pub struct Profile {
     pub(super) instances: InstanceNames,
     /// The most specific first.
     pub(super) signals: Vec<SignalRule>,
-    pub(super) commands: BTreeMap<String, CommandRule>,
+    pub(super) commands: BTreeMap<String, Command>,
     /// How long a device in queue mode listens after a message of its own.
     pub(super) reachable_for: Option<Duration>,
 }
@@ -451,6 +465,7 @@ impl Profile {
                     data_type: data_type(facts, path, models),
                     access,
                     transform: None,
+                    write: None,
                     history: None,
                     stale_after: StaleAfter::default(),
                     on_offline: OnOffline::default(),
@@ -469,6 +484,7 @@ impl Profile {
                 data_type: data_type(facts, path, models),
                 access: self.access(facts, path, models).0,
                 transform: None,
+                write: None,
                 history: None,
                 stale_after: StaleAfter::default(),
                 on_offline: OnOffline::default(),
@@ -502,7 +518,8 @@ impl Profile {
             };
         }
         let (mut access, mut by_access) = self.access(facts, &path, models);
-        if rule.transform.as_ref().is_some_and(|it| it.is_one_way()) {
+        let is_one_way = rule.transform.as_ref().is_some_and(|it| it.is_one_way());
+        if is_one_way && rule.write.expr.is_none() {
             (access.write, by_access) = (false, Kind::State);
         }
         let kind = rule.kind.unwrap_or(by_access);
@@ -553,6 +570,7 @@ impl Profile {
             data_type: data_type(facts, &path, models),
             access,
             transform: rule.transform.clone(),
+            write: Some(rule.write.clone()),
             history,
             stale_after: rule.stale_after,
             on_offline: rule.on_offline,
@@ -634,29 +652,16 @@ impl Profile {
             })
     }
 
-    /// The path that a `[[command]]` executes.
-    pub fn command(&self, name: &str) -> Option<Path> {
-        Some(self.commands.get(name)?.path)
+    /// A `[[command]]`.
+    pub fn command(&self, name: &str) -> Option<&Command> {
+        self.commands.get(name)
     }
 
-    /// Every `[[command]]` with what it executes, in the order of their names.
-    pub fn commands(&self) -> impl Iterator<Item = (&str, Path)> {
+    /// Every `[[command]]`, in the order of their names.
+    pub fn commands(&self) -> impl Iterator<Item = (&str, &Command)> {
         self.commands
             .iter()
-            .map(|(name, command)| (name.as_str(), command.path))
-    }
-
-    /// How a `[[command]]` waits for its device.
-    pub fn command_waits(&self, name: &str) -> Waits {
-        self.commands
-            .get(name)
-            .map(|command| command.waits)
-            .unwrap_or_default()
-    }
-
-    /// How a write of a resource waits for its device.
-    pub fn write_waits(&self, path: &Path) -> Waits {
-        self.rule(path).map(|rule| rule.waits).unwrap_or_default()
+            .map(|(name, command)| (name.as_str(), command))
     }
 
     /// How long a device in queue mode listens after a message of its own, if the mapping says so.
@@ -683,6 +688,13 @@ impl Profile {
                 (unknown, Kind::State)
             }
         }
+    }
+
+    /// What a placeholder stands for that is about the device alone; nothing for others.
+    pub fn device_field(&self, field: Field, endpoint: &str) -> String {
+        let mut text = String::new();
+        self.push_device_field(field, endpoint, &mut text);
+        text
     }
 
     fn push_device_field(&self, field: Field, endpoint: &str, text: &mut String) {

@@ -446,7 +446,8 @@ fn values_kinds_and_units_are_those_of_the_signal() {
     assert!(!alarm.retain);
     let unnamed = signal("/3303/0/5601");
     assert_eq!((unnamed.qos, unnamed.format), (1, Format::Json));
-    assert_eq!(profile.command("reboot"), Some(Path::resource(3, 0, 4)));
+    let reboot = profile.command("reboot").unwrap();
+    assert_eq!(reboot.steps[0].path(), Path::resource(3, 0, 4));
     assert_eq!(profile.command("factory-reset"), None);
 }
 

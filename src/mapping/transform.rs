@@ -159,6 +159,11 @@ impl Applied {
 }
 
 impl Transform {
+    /// Whether what is published is calculated, of whatever type the resource is.
+    pub(super) const fn calculates(&self) -> bool {
+        matches!(self.step, Step::Calculated(_))
+    }
+
     /// The published value of the device's `value`, and what is wrong with it.
     pub fn apply(&self, value: Value) -> Applied {
         match &self.step {

@@ -18,7 +18,7 @@ use std::sync::LazyLock;
 
 use lwm2mqtt::diagnostic::Diagnostic;
 use lwm2mqtt::lwm2m::{Models, Path, RegisteredObject, Version};
-use lwm2mqtt::mapping::{Compiled, Destination, DeviceFacts, Plan, Profile, Source};
+use lwm2mqtt::mapping::{Compiled, Destination, DeviceFacts, Plan, Profile, Source, Step};
 
 fn folder(name: &str) -> PathBuf {
     File::new(env!("CARGO_MANIFEST_DIR"))
@@ -244,8 +244,23 @@ fn show(profile: &Profile, text: &str) -> String {
             assert_eq!(back, Some(path), "{}/{}", signal.instance, signal.name);
         }
     }
-    for (command, path) in profile.commands() {
-        let _ = writeln!(out, "command  {command} executes {path}");
+    for (name, command) in profile.commands() {
+        let _ = write!(out, "command  {name}");
+        for (parameter, rule) in &command.parameters {
+            let _ = write!(out, " {parameter}:{}", rule.type_name());
+        }
+        let atomic = if command.atomic { " at once" } else { "" };
+        let steps: Vec<String> = command
+            .steps
+            .iter()
+            .map(|step| match step {
+                Step::Write { path, .. } => format!("writes {path}"),
+                Step::Execute { path, .. } => format!("executes {path}"),
+                Step::Read(path) => format!("reads {path}"),
+                Step::Wait { path, timeout, .. } => format!("waits {timeout:?} for {path}"),
+            })
+            .collect();
+        let _ = writeln!(out, " {}{atomic}", steps.join(", "));
     }
     out
 }

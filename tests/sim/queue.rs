@@ -25,7 +25,15 @@ pub fn register(rig: &mut Rig, device: usize, query: &[&str]) {
 
 /// A device in queue mode with a lifetime of an hour, which has just registered.
 pub fn sleepy() -> (Rig, usize) {
-    let mut rig = Rig::new();
+    sleepy_in(Rig::new())
+}
+
+/// The same with a mapping.
+pub fn sleepy_with(mapping: &str) -> (Rig, usize) {
+    sleepy_in(Rig::with_mapping(mapping))
+}
+
+fn sleepy_in(mut rig: Rig) -> (Rig, usize) {
     let device = rig.add_sensor();
     for path in ["/3311/0/5850", "/3311/0/5851"] {
         rig.devices[device].answer(Code::PUT, path, Response::new(Code::CHANGED));

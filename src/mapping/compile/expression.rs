@@ -9,6 +9,12 @@ pub(super) fn value(item: &Item<'_>, example: &str, scope: &Scope<'_>) -> Option
     said(item, Expression::parse(text, scope))
 }
 
+/// Reads an expression that is true or false.
+pub(super) fn condition(item: &Item<'_>, example: &str, scope: &Scope<'_>) -> Option<Expression> {
+    let text = item.text(example)?;
+    said(item, Expression::parse_condition(text, scope))
+}
+
 fn said(item: &Item<'_>, parsed: Result<Expression, ExpressionError>) -> Option<Expression> {
     match parsed {
         Ok(expression) => Some(expression),

@@ -2,12 +2,14 @@
 
 mod attributes;
 mod clash;
+mod command;
 mod expression;
 mod layout;
 mod signal;
 mod subject;
 mod topic;
 mod value;
+mod write;
 
 pub use topic::RESERVED;
 
@@ -19,12 +21,12 @@ use std::time::Duration;
 
 use super::Plan;
 use super::pattern::parse_id;
-use super::profile::{CommandRule, InstanceNames, Profile, SignalRule, Strategy, Unmapped};
+use super::profile::{InstanceNames, Profile, SignalRule, Strategy, Unmapped};
 use super::select::Selector;
 use super::template::{Field, Template};
 use crate::diagnostic::{At, Diagnostic, Item, Reader, Source, Table};
 use crate::lwm2m::model::Models;
-use crate::lwm2m::path::{Id, Level, Path};
+use crate::lwm2m::path::Id;
 use crate::name::{objection, short_hash};
 use crate::name_pattern::{NamePattern, match_table};
 use signal::Defaults;
@@ -140,7 +142,7 @@ fn read_file(
     rules.sort_by_key(|(rule, _)| rule.pattern.specificity());
     (profile.signals, places.rules) = rules.into_iter().unzip();
     for table in root.tables("command") {
-        read_command(table, scope, &mut profile.commands);
+        command::read(table, scope, &mut profile.commands);
     }
     root.not_built(&[
         "group",
@@ -362,83 +364,6 @@ fn scope_error_instance(item: &Item<'_>) {
         format!("`{key}` is no object instance"),
         hint,
     );
-}
-
-fn read_command(
-    mut table: Table<'_>,
-    scope: Scope<'_>,
-    commands: &mut BTreeMap<String, CommandRule>,
-) {
-    let name = table
-        .require("name", "name the command, for instance `name = \"reboot\"`")
-        .and_then(|item| {
-            let name = item.text("reboot")?;
-            if commands.contains_key(name) {
-                item.error(
-                    "duplicate-name",
-                    format!("there is a command `{name}` already"),
-                    "give one of them another name",
-                );
-                return None;
-            }
-            check_name(&item, name).then(|| name.to_owned())
-        });
-    let steps = table.take("steps");
-    if let Some(item) = &steps {
-        item.not_built();
-    }
-    let execute = match (table.take("execute"), &steps) {
-        (None, None) => table.require("execute", "say what it executes: `execute = \"/3/0/4\"`"),
-        (item, _) => item,
-    };
-    let path = execute.and_then(|item| {
-        let text = item.text("/3/0/4")?;
-        executable(&item, text, scope)
-    });
-    let waits = signal::read_waits(&mut table);
-    table.not_built(&["params", "atomic", "args", "confirm", "timeout", "ha"]);
-    table.finish();
-    if let (Some(name), Some(path)) = (name, path) {
-        commands.insert(name, CommandRule { path, waits });
-    }
-}
-
-fn executable(item: &Item<'_>, text: &str, scope: Scope<'_>) -> Option<Path> {
-    let path: Path = match text.parse() {
-        Ok(path) if Path::level(&path) == Level::Resource => path,
-        Ok(_) => {
-            item.error(
-                "bad-path",
-                "a command executes a resource",
-                "write object, instance and resource: \"/3/0/4\"",
-            );
-            return None;
-        }
-        Err(error) => {
-            item.error("bad-path", error.to_string(), "write it like \"/3/0/4\"");
-            return None;
-        }
-    };
-    let (object, resource) = (path.object_id()?, path.resource_id()?);
-    if scope.models.object(object, None).is_none() {
-        subject::unknown_object(item, scope, object);
-        return Some(path);
-    }
-    match scope.models.newest_resource(object, resource) {
-        Some(model) if model.operations.execute => Some(path),
-        Some(model) => {
-            item.error(
-                "not-executable",
-                format!("{path} ({}) cannot be executed", model.name),
-                "a resource that is written is a [[signal]] with `kind = \"setting\"`",
-            );
-            None
-        }
-        None => {
-            subject::unknown_resource(item, scope.models, object, resource);
-            None
-        }
-    }
 }
 
 /// Whether `name` can be one topic level; says why not.

@@ -6,13 +6,11 @@ use std::time::Duration;
 use super::attributes::{self, OBSERVE_KEYS};
 use super::subject::Subject;
 use super::value::{self, VALUE_KEYS};
-use super::{Scope, Selector, check_name, topic};
+use super::{Scope, Selector, check_name, topic, write};
 use crate::diagnostic::{Item, Table};
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::mapping::pattern::{PathPattern, PatternError};
-use crate::mapping::profile::{
-    Format, HistoryRule, Kind, OnOffline, QueueKind, SignalRule, StaleAfter, Unit, Waits,
-};
+use crate::mapping::profile::{Format, HistoryRule, Kind, OnOffline, SignalRule, StaleAfter, Unit};
 use crate::mapping::template::Template;
 
 /// What a signal has unless it says otherwise.
@@ -194,14 +192,10 @@ pub(super) fn read<'a>(
     read_stale_after(&mut table, &mut stale_after);
     let mut on_offline = defaults.on_offline;
     read_on_offline(&mut table, &mut on_offline);
-    let mut waits = Waits::default();
-    if let Some(item) = table.take("write")
-        && let Some(mut write) = item.table("write", "{ queue = \"latest\", ttl = \"24h\" }")
-    {
-        waits = read_waits(&mut write);
-        write.not_built(&["min", "max", "step", "confirm", "timeout", "expr"]);
-        write.finish();
-    }
+    let write = table
+        .take("write")
+        .and_then(|item| write::read(&item, &subject, transform.as_ref()))
+        .unwrap_or_default();
     table.not_built(&NOT_BUILT);
     table.belongs_elsewhere(&OBSERVE_KEYS, "write it inside `observe = { … }`");
     table.belongs_elsewhere(&VALUE_KEYS, "write it inside `value = { … }`");
@@ -224,25 +218,8 @@ pub(super) fn read<'a>(
         }),
         stale_after,
         on_offline,
-        waits,
+        write: Arc::new(write),
     })
-}
-
-/// `queue` and `ttl`.
-pub(super) fn read_waits(table: &mut Table<'_>) -> Waits {
-    const LEAST: Duration = Duration::from_secs(1);
-    const MOST: Duration = Duration::from_secs(366 * 86_400);
-    let queue = table.take("queue").and_then(|item| {
-        item.one_of(&[
-            ("latest", QueueKind::Latest),
-            ("fifo", QueueKind::Fifo),
-            ("none", QueueKind::None),
-        ])
-    });
-    let ttl = table
-        .take("ttl")
-        .and_then(|item| item.duration(LEAST, MOST));
-    Waits { queue, ttl }
 }
 
 fn read_pattern(item: &Item<'_>) -> Option<PathPattern> {

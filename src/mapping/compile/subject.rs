@@ -113,7 +113,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-fn data_type_name(data_type: DataType) -> &'static str {
+pub(super) fn data_type_name(data_type: DataType) -> &'static str {
     match data_type {
         DataType::String => "text",
         DataType::Integer => "an integer",

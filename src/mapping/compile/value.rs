@@ -2,6 +2,7 @@
 
 use super::attributes::OBSERVE_KEYS;
 use super::subject::Subject;
+use super::write::check_order;
 use super::{expression, layout};
 use crate::diagnostic::{Item, Table};
 use crate::lwm2m::value::{DataType, Value};
@@ -145,15 +146,7 @@ fn read_bounds(
         .and_then(|digits| u8::try_from(digits).ok());
     transform.min = min.and_then(|item| item.number());
     transform.max = max.and_then(|item| item.number());
-    if let (Some(min), Some(max)) = (transform.min, transform.max)
-        && min > max
-    {
-        item.error(
-            "bad-value",
-            format!("min {min} is above max {max}"),
-            "exchange them",
-        );
-    }
+    check_order(item, transform.min, transform.max);
 }
 
 /// The unit that is published. Where nothing else is done to the value, and the object's definition
@@ -227,7 +220,7 @@ fn no_bytes(item: &Item<'_>, subject: &Subject<'_>) {
 }
 
 /// Takes a key that only numbers can have.
-pub(super) fn numeric<'a>(
+fn numeric<'a>(
     table: &mut Table<'a>,
     key: &'static str,
     subject: &Subject<'_>,
@@ -239,7 +232,7 @@ pub(super) fn numeric<'a>(
     Some(item)
 }
 
-fn not_numeric(item: &Item<'_>, reason: &str) {
+pub(super) fn not_numeric(item: &Item<'_>, reason: &str) {
     item.error(
         "not-numeric",
         format!("`{}` needs a number, and {reason}", item.key()),
