@@ -98,8 +98,9 @@ struct Commands {
     sent: u32,
     /// Those of which the gateway said that it has them, by id.
     accepted: BTreeSet<String>,
-    /// The last words: how often each command got one, and which.
-    finals: BTreeMap<String, Vec<String>>,
+    /// The last words of each command. The same one again, to the millisecond of its time, is the stored answer
+    /// that a request gets which the broker delivers again, or what the broker had not acknowledged at a kill.
+    finals: BTreeMap<String, BTreeSet<String>>,
     /// All that was said of those that have no last word yet.
     said: BTreeMap<String, Vec<String>>,
 }
@@ -111,7 +112,7 @@ impl Commands {
         self.accepted.insert(id.clone());
         if reply["final"] == true {
             self.said.remove(&id);
-            self.finals.entry(id).or_default().push(reply.to_string());
+            self.finals.entry(id).or_default().insert(reply.to_string());
         } else {
             self.said.entry(id).or_default().push(reply.to_string());
         }
@@ -224,7 +225,7 @@ async fn what_was_acknowledged_holds_however_often_the_agent_is_killed() {
         replies(&mut user, &mut commands, Duration::from_millis(500)).await;
     }
     for (id, words) in &commands.finals {
-        assert_eq!(words.len(), 1, "{id} ended more than once: {words:?}");
+        assert_eq!(words.len(), 1, "{id} ended in more than one way: {words:?}");
     }
     // Of those whose last word was lost with a process: it is said again to who asks again.
     let open = commands.open();
