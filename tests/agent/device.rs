@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 const CON: u8 = 0;
 const ACK: u8 = 2;
+const PUT: u8 = 3;
 const CREATED: u8 = 0x41;
+const CHANGED: u8 = 0x44;
 const CONTENT: u8 = 0x45;
 const NOT_FOUND: u8 = 0x84;
 const SENML_JSON: [u8; 1] = [110];
@@ -33,6 +35,8 @@ struct State {
     /// Reads of a resource are not answered for now.
     holds: bool,
     held: Option<Vec<u8>>,
+    /// What was written, in order.
+    written: Vec<String>,
 }
 
 impl State {
@@ -49,6 +53,16 @@ impl State {
 impl Device {
     /// Registered, and observed by the gateway.
     pub(crate) async fn register(server: SocketAddr, name: &str, value: u32) -> Self {
+        Self::register_as(server, name, value, &["b=U"]).await
+    }
+
+    /// The same, with queries of its own: `Q` is queue mode.
+    pub(crate) async fn register_as(
+        server: SocketAddr,
+        name: &str,
+        value: u32,
+        queries: &[&str],
+    ) -> Self {
         let device = Self {
             socket: Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap()),
             server,
@@ -57,7 +71,7 @@ impl Device {
         device.state.lock().unwrap().value = value;
         let mut register = message(CON, 0x02, 0, b"r");
         let endpoint = format!("ep={name}");
-        let queries = [&*endpoint, "lt=300", "lwm2m=1.1", "b=U"];
+        let queries = [&[&*endpoint, "lt=300", "lwm2m=1.1"], queries].concat();
         options(
             &mut register,
             [(11, &b"rd"[..]), (12, &[40])]
@@ -114,6 +128,11 @@ impl Device {
     /// The next read of a resource is not answered before [`Device::release`].
     pub(crate) fn hold(&self) {
         self.state.lock().unwrap().holds = true;
+    }
+
+    /// What was written so far, as it came.
+    pub(crate) fn written(&self) -> Vec<String> {
+        self.state.lock().unwrap().written.clone()
     }
 
     /// Answers the read that was held.
@@ -187,6 +206,11 @@ fn answer(bytes: &[u8], state: &mut State) -> Option<Vec<u8>> {
     let path = path.join("/");
     if !path.starts_with("3303") {
         return Some(message(ACK, NOT_FOUND, id, token));
+    }
+    if code == PUT {
+        let payload = bytes.get(at + 1..).unwrap_or_default();
+        state.written.push(String::from_utf8_lossy(payload).into());
+        return Some(message(ACK, CHANGED, id, token));
     }
     let mut reply = message(ACK, CONTENT, id, token);
     if observes {

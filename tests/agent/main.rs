@@ -26,4 +26,5 @@ mod outage;
 mod scripted;
 #[cfg(feature = "dtls")]
 mod secure;
+mod sleeper;
 mod tls;

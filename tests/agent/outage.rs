@@ -15,6 +15,15 @@ use crate::broker::{Broker, Subscriber};
 use crate::device::Device;
 
 fn agent(broker: &Broker, version: VersionChoice) -> Agent {
+    agent_of(broker, version, |_| {})
+}
+
+/// An agent in this process, with a port of its own and no socket for the command line.
+pub(crate) fn agent_of(
+    broker: &Broker,
+    version: VersionChoice,
+    change: impl FnOnce(&mut Config),
+) -> Agent {
     let mut config = Config::default();
     config.gateway.id = Some("test".into());
     let port = match version {
@@ -26,6 +35,7 @@ fn agent(broker: &Broker, version: VersionChoice) -> Agent {
     config.devices.coap = vec!["127.0.0.1:0".parse().unwrap()];
     config.devices.coaps = Vec::new();
     config.devices.join = Join::Open;
+    change(&mut config);
     let mut options = setup::options(&config).ok().unwrap();
     options.local = lwm2mqtt::agent::local::Settings::default();
     Agent::start(options).unwrap()
