@@ -53,6 +53,14 @@ Examples:
         /// The device's name, or its endpoint name
         name: String,
     },
+    /// Call a device something else; its topics move, with their values
+    #[command(after_help = "Example:\n  lwm2mqtt device rename meter-7 cellar-meter")]
+    Rename {
+        /// The device's name, or its endpoint name
+        name: String,
+        /// What to call it
+        to: String,
+    },
     /// List all devices; no key is shown
     #[command(after_help = "Examples:\n  lwm2mqtt device list\n  lwm2mqtt device list --json")]
     List,
@@ -138,6 +146,19 @@ pub fn run(config: &Config, command: &Device, json: bool) -> anyhow::Result<Exit
             let removed = done(config, "device/remove", json!({ "name": name }))?;
             show::said(json, &removed, || {
                 format!("removed {}", show::text(&removed["endpoint"]))
+            });
+        }
+        DeviceCommand::Rename { name, to } => {
+            let renamed = done(config, "device/rename", json!({ "name": name, "to": to }))?;
+            show::said(json, &renamed, || {
+                let topics = renamed["topic_name"].as_str();
+                match topics.filter(|topics| topics != to) {
+                    None => format!("{} is {to} now", show::plain(name)),
+                    Some(topics) => format!(
+                        "{} is {to} now, and {topics} in topics, where another device is {to}",
+                        show::plain(name)
+                    ),
+                }
             });
         }
         DeviceCommand::List => {
@@ -331,6 +352,7 @@ fn on_store(config: &Config, verb: &str, arguments: &Map<String, Json>) -> anyho
             book::add(&mut book, now, arguments, book::Keys::Accepted).map(|it| json!(it))
         }
         "device/remove" => book::remove(&mut book, arguments),
+        "device/rename" => book::rename(&mut book, arguments).map(|it| json!(it)),
         "device/approve" => book::approve(&mut book, now, arguments).map(|it| json!(it)),
         _ => bail!("{verb} needs the running agent"),
     };

@@ -64,9 +64,8 @@ fn is_reading(verb: &str) -> Option<bool> {
     Some(match verb {
         "device/list" | "device/show" | "status" | "firmware/status" | "firmware/list" => true,
         "firmware/start" | "firmware/cancel" => false,
-        "device/add" | "device/remove" | "device/approve" | "device/bootstrap" | "permit_join" => {
-            false
-        }
+        "device/add" | "device/remove" | "device/rename" | "device/approve" => false,
+        "device/bootstrap" | "permit_join" => false,
         _ => return None,
     })
 }
@@ -76,6 +75,7 @@ impl Gateway {
     /// given back.
     pub fn replace_files(&mut self, now: Now, files: Files) -> Vec<crate::diagnostic::Diagnostic> {
         let found = self.server.with_book(now, |book| book.replace_files(files));
+        self.settle_names(now);
         self.pump(now);
         found
     }
@@ -151,8 +151,10 @@ impl Gateway {
                 let added = self
                     .server
                     .with_book(now, |book| book::add(book, now, object, keys))?;
+                self.settle_name_of(now, &added.endpoint);
                 Ok(to_json(&self.seen(added)))
             }
+            "device/rename" => self.rename_device(now, object),
             "device/remove" => self
                 .server
                 .with_book(now, |book| book::remove(book, object)),
@@ -160,6 +162,7 @@ impl Gateway {
                 let approved = self
                     .server
                     .with_book(now, |book| book::approve(book, now, object))?;
+                self.settle_name_of(now, &approved.endpoint);
                 Ok(to_json(&self.seen(approved)))
             }
             "permit_join" => self.permit_join(now, object),
@@ -244,6 +247,36 @@ impl Gateway {
             );
         }
         Ok(shown)
+    }
+
+    /// `{"name", "to"}`: what a device is called, at the gateway and in topics.
+    fn rename_device(&mut self, now: Now, object: &Map<String, Json>) -> Result<Json, AdminError> {
+        let renamed = self
+            .server
+            .with_book(now, |book| book::rename(book, object))
+            .map_err(|error| self.without_record(object).unwrap_or(error))?;
+        self.settle_name_of(now, &renamed.endpoint);
+        Ok(to_json(&self.seen(renamed)))
+    }
+
+    /// What to tell of a device that is here and has no record that could bear a name.
+    fn without_record(&self, object: &Map<String, Json>) -> Option<AdminError> {
+        let name = object.get("name")?.as_str()?;
+        let entry = self
+            .entries()
+            .into_iter()
+            .find(|entry| *entry.endpoint == *name || entry.topic_name.as_deref() == Some(name))?;
+        let endpoint = entry.endpoint;
+        let record = self.server.book().record_of(&endpoint);
+        record.is_none().then(|| {
+            let shown = endpoint.escape_debug();
+            AdminError::new(
+                "conflict",
+                format!(
+                    "\"{shown}\" was never entered, so nothing bears its name: `lwm2mqtt device approve {shown} --name NAME` lets it in without security under a name, `lwm2mqtt device add NAME --endpoint {shown}` with a credential"
+                ),
+            )
+        })
     }
 
     /// `{"seconds"}`: opens the join window for so long, or closes it.

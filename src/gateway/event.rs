@@ -272,6 +272,13 @@ pub enum Event {
         /// Its name in topics.
         device: String,
     },
+    /// A device is called otherwise now, and its topics have moved.
+    DeviceRenamed {
+        /// Its name in topics.
+        device: String,
+        /// Its name until now.
+        was: String,
+    },
     /// A device has the firmware or software that it was to have.
     UpdateDone {
         /// Its name in topics.
@@ -372,6 +379,7 @@ impl Event {
             | Self::DeviceDeregistered { .. }
             | Self::DeviceJoined { .. }
             | Self::DeviceRemoved { .. }
+            | Self::DeviceRenamed { .. }
             | Self::UpdateDone { .. }
             | Self::JoinWindowClosed
             | Self::BrokerConnected { .. }
@@ -487,6 +495,7 @@ impl Event {
             Self::DeviceJoined { endpoint } => write!(f, "{}: approved through the join window", endpoint.escape_debug()),
             Self::DeviceBlocked { device } => write!(f, "{device}: its credential or approval is not valid any more; its registration has ended"),
             Self::DeviceRemoved { device } => write!(f, "{device}: removed"),
+            Self::DeviceRenamed { device, was } => write!(f, "{was} is {device} now"),
             Self::UpdateDone { device, file } => write!(f, "{device}: updated to {file}"),
             Self::UpdateFailed { device, file, detail } => write!(f, "{device}: update to {file} failed: {detail}"),
             Self::JoinWindowOpened { seconds } => write!(f, "the join window is open for {seconds} s: unknown devices that come are approved for good"),

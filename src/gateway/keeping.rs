@@ -302,7 +302,8 @@ impl Gateway {
         let sleeps = !registration.listens(now);
         let ping = cheapest(registration);
         let has_setup = !device.setup.is_empty();
-        // The mappings may be others than those of the process before.
+        // The mappings and the operator's names may be others than those of the process before.
+        self.settle_name(now, id);
         self.publish_birth(id);
         if last_seen > since || state == State::Offline {
             return;

@@ -19,6 +19,7 @@ pub mod firmware;
 pub mod json;
 mod keeping;
 mod live;
+mod naming;
 pub mod outbox;
 mod presence;
 mod problems;

@@ -14,7 +14,7 @@ use crate::gateway::reply::Why;
 use crate::gateway::watch::Watch;
 use crate::gateway::{Event, Gateway};
 use crate::kept::Urgency;
-use crate::mapping::{DeviceFacts, suffixed};
+use crate::mapping::DeviceFacts;
 use crate::server::{self, DeviceId, Operation};
 use crate::time::Now;
 
@@ -86,6 +86,7 @@ impl Gateway {
             let signals = std::mem::take(&mut device.signals);
             self.clear_signals(id, signals);
         }
+        self.settle_name(now, id);
         let Some(device) = self.devices.get_mut(id.0 as usize) else {
             return;
         };
@@ -136,23 +137,6 @@ impl Gateway {
             address: self.address(registration.peer),
         };
         self.report(now, event);
-    }
-
-    /// The topic name of a device: what the plan wants, with a suffix when another has it.
-    pub(super) fn claim_name(&mut self, wanted: &str, endpoint: &str, id: DeviceId) -> Arc<str> {
-        let numbered = format!("{}-{wanted}", id.0);
-        // The last resort is for a name that was made to look like another device's suffixed one.
-        let name: Arc<str> = [
-            wanted.to_owned(),
-            suffixed(wanted, endpoint),
-            suffixed(&numbered, endpoint),
-        ]
-        .into_iter()
-        .find(|name| !self.by_name.contains_key(name.as_str()))
-        .unwrap_or(numbered)
-        .into();
-        self.by_name.insert(name.clone(), id);
-        name
     }
 
     pub(super) fn on_updated(&mut self, now: Now, id: DeviceId, changed: bool) {

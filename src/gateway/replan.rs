@@ -49,6 +49,7 @@ impl Gateway {
         }
         // What was wrong may be right now; what is wrong still comes up again.
         device.problems.clear();
+        self.settle_name(now, id);
         self.rename_signals(id, &profile);
         self.reconcile(now, id);
         self.birth_later(now, id);
@@ -57,7 +58,7 @@ impl Gateway {
     }
 
     /// Gives each signal of a device the place that its profile has for it; its value goes along.
-    fn rename_signals(&mut self, id: DeviceId, profile: &Profile) {
+    pub(super) fn rename_signals(&mut self, id: DeviceId, profile: &Profile) {
         let (Some(facts), Some(device)) = (
             DeviceFacts::of(&self.server, id),
             self.devices.get_mut(id.0 as usize),

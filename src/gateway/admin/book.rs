@@ -291,6 +291,17 @@ pub fn remove(book: &mut Book, object: &Map<String, Json>) -> Result<Json, Admin
     Ok(json!({ "name": name, "endpoint": &*endpoint }))
 }
 
+/// Calls a device, given by name or endpoint, something else: `{"name", "to"}`.
+///
+/// # Errors
+///
+/// When there is none, it stands in a file, or the name is taken.
+pub fn rename(book: &mut Book, object: &Map<String, Json>) -> Result<Entry, AdminError> {
+    let arguments = Arguments::new(object, &["name", "to"])?;
+    let record = book.rename(arguments.required("name")?, arguments.required("to")?)?;
+    Ok(entry(book, &record))
+}
+
 /// Approves an endpoint without security: `{"endpoint", "name"}`.
 ///
 /// # Errors

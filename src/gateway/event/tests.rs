@@ -102,6 +102,10 @@ fn every_kind(text: &str) -> Vec<Event> {
         Event::DeviceJoined { endpoint: text() },
         Event::DeviceBlocked { device: text() },
         Event::DeviceRemoved { device: text() },
+        Event::DeviceRenamed {
+            device: text(),
+            was: text(),
+        },
         Event::UpdateDone {
             device: text(),
             file: text(),
@@ -173,6 +177,7 @@ const fn is_in_the_list(event: &Event) {
         | Event::DeviceJoined { .. }
         | Event::DeviceBlocked { .. }
         | Event::DeviceRemoved { .. }
+        | Event::DeviceRenamed { .. }
         | Event::UpdateDone { .. }
         | Event::UpdateFailed { .. }
         | Event::JoinWindowOpened { .. }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::record::{Conflict, Grant, Lost, Mistake, Origin, Psk, Record, check_endpoint};
+use super::record::{Conflict, Grant, Lost, Mistake, Origin, Psk, Record, Taken, check_endpoint};
 use super::{Admitted, Authority, Book, Denied, Event};
 use crate::coap::Code;
 use crate::diagnostic::Diagnostic;
@@ -174,6 +174,38 @@ impl Book {
         lost.extend(self.revoke(&endpoint));
         self.end(endpoint.clone(), true, lost);
         Ok(endpoint)
+    }
+
+    /// Calls the device of this name, or else of this endpoint, `to` from now on.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, it stands in a file, or another one is called that.
+    pub fn rename(&mut self, name: &str, to: &str) -> Result<Arc<Record>, Refused> {
+        let record = self
+            .find(name)
+            .ok_or_else(|| Refused::Unknown(name.to_owned()))?;
+        if let Origin::File(file) = &record.origin {
+            return Err(Refused::InFile(record.name.clone(), file.clone()));
+        }
+        if *record.name == *to {
+            return Ok(record);
+        }
+        let renamed = Arc::new(Record {
+            name: to.into(),
+            ..(*record).clone()
+        });
+        renamed.check()?;
+        let mut table = self.shared.write();
+        if let Some(other) = table.by_name(to) {
+            return Err(Conflict::Name(Taken::by(other)).into());
+        }
+        table.remove(&record.name);
+        table.insert(renamed.clone());
+        // There is one record an endpoint, so the first replaces the old one in one step.
+        self.changes.push_back(Change::Put(renamed.clone()));
+        self.changes.push_back(Change::Remove(record.name.clone()));
+        Ok(renamed)
     }
 
     fn end(&mut self, endpoint: Arc<str>, removed: bool, lost: Vec<Lost>) {
