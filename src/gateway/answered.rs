@@ -304,6 +304,7 @@ impl Gateway {
             Kind::Update => self
                 .restore_update(now, &key.endpoint, &body)
                 .map_err(|_| UNREADABLE)?,
+            Kind::Cleared => self.restore_cleared(&key.id, &body).ok_or(UNREADABLE)?,
         }
         Ok(())
     }

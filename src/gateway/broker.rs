@@ -44,8 +44,8 @@ pub(super) struct Broker {
     sentinel: u64,
     sentinel_ticket: Option<Ticket>,
     sentinel_kept: u64,
-    /// [`crate::gateway::Counters::values`] when the sentinel was raised last.
-    values_at_sentinel: u64,
+    /// Whether anything that the broker keeps has changed since the sentinel was raised.
+    changed: bool,
     refill: Option<Refill>,
     /// Whether a process before ended while the broker may not have had all that it said of its
     /// devices; until that is said again.
@@ -104,7 +104,7 @@ impl Broker {
             sentinel: 0,
             sentinel_ticket: None,
             sentinel_kept: 0,
-            values_at_sentinel: 0,
+            changed: false,
             refill: None,
             unsettled: false,
             settled: false,
@@ -133,6 +133,16 @@ impl Broker {
     /// A few characters of the boot id.
     pub(super) fn boot_tag(&self) -> &str {
         self.boot.get(..6).unwrap_or(&self.boot)
+    }
+
+    /// The `n` of the sentinel that was raised last.
+    pub(super) fn sentinel(&self) -> u64 {
+        self.sentinel
+    }
+
+    /// A retained message was accepted.
+    pub(super) fn note_change(&mut self) {
+        self.changed = true;
     }
 
     /// Whether messages may go out now.
@@ -210,6 +220,9 @@ impl Gateway {
             .as_ref()
             .is_some_and(|sentinel| sentinel.n >= self.broker.sentinel_kept);
         if let Some(Sentinel { n, .. }) = ours {
+            if !kept {
+                self.clear_again(n);
+            }
             // The process before us may have raised it after it was written down.
             self.broker.sentinel = self.broker.sentinel.max(n);
         }
@@ -258,6 +271,7 @@ impl Gateway {
     pub(super) fn on_delivered(&mut self, ticket: Ticket) {
         if let Some(publish) = self.outbox.delivered(ticket) {
             self.value_left(&publish);
+            self.cleared_left(&publish);
         }
         if self.broker.sentinel_ticket == Some(ticket) {
             self.broker.sentinel_ticket = None;
@@ -269,6 +283,7 @@ impl Gateway {
     pub(super) fn on_refused(&mut self, ticket: Ticket, code: u8) {
         if let Some(publish) = self.outbox.refused(ticket, code) {
             self.value_left(&publish);
+            self.cleared_left(&publish);
         }
     }
 
@@ -292,7 +307,7 @@ impl Gateway {
 
     fn raise_sentinel(&mut self) {
         self.broker.sentinel += 1;
-        self.broker.values_at_sentinel = self.counters.values;
+        self.broker.changed = false;
         let sentinel = Sentinel {
             boot: self.broker.ledger.clone(),
             n: self.broker.sentinel,
@@ -321,9 +336,7 @@ impl Gateway {
         if self.health_due <= now.instant {
             self.health_due = now.instant + HEALTH_INTERVAL;
             self.publish_health();
-            if self.broker.refill.is_none()
-                && self.broker.values_at_sentinel != self.counters.values
-            {
+            if self.broker.refill.is_none() && self.broker.changed {
                 self.raise_sentinel();
             }
         }

@@ -140,6 +140,7 @@ impl Gateway {
             });
         }
         self.commands_restored(now);
+        self.cleared_restored();
         self.keep_gateway(Urgency::Now);
         self.pump(now);
         self.say_kept();

@@ -10,6 +10,7 @@ mod awaiting;
 mod birth;
 mod bootstrap;
 mod broker;
+mod cleared;
 mod command;
 mod custody;
 pub mod device;
@@ -47,6 +48,7 @@ use crate::coap;
 use crate::dtls::{Engine, Saved, Work};
 use crate::gateway::answered::Answered;
 use crate::gateway::broker::Broker;
+use crate::gateway::cleared::Cleared;
 use crate::gateway::command::{Command, CommandId};
 use crate::gateway::custody::Custody;
 use crate::gateway::device::Device;
@@ -370,6 +372,7 @@ pub struct Gateway {
     /// Bytes of the requests of all of them.
     command_bytes: usize,
     answered: Answered,
+    cleared: Cleared,
     /// Commands that end by themselves, by when.
     command_deadlines: BTreeSet<(Instant, CommandId)>,
     /// Commands that wait for a value, by when they are looked after next.
@@ -446,6 +449,7 @@ impl Gateway {
             command_count: 0,
             command_bytes: 0,
             answered: Answered::new(keyed::map(&mut rng)),
+            cleared: Cleared::new(keyed::map(&mut rng)),
             command_deadlines: BTreeSet::new(),
             awaits: BTreeSet::new(),
             purposes: keyed::map(&mut rng),
@@ -620,6 +624,9 @@ impl Gateway {
     /// Hands a message to the outbox, which counts what it cannot take.
     fn publish(&mut self, publish: Publish) {
         self.show_publish(&publish);
+        if publish.retain {
+            self.note_retained(&publish);
+        }
         match self.custody.current() {
             Some(hold) => self.push_held(publish, hold),
             None => {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::gateway::publish::{Publish, Qos};
+use crate::gateway::publish::Publish;
 use crate::gateway::{Event, Gateway};
 use crate::kept::Urgency;
 use crate::mapping::{DeviceFacts, suffixed};
@@ -92,10 +92,7 @@ impl Gateway {
             self.publish(Publish::deletion(self.topics.device(&old, &target)));
         }
         if queue_shown {
-            self.publish(Publish {
-                qos: Qos::AtMostOnce,
-                ..Publish::deletion(self.topics.device(&old, "queue"))
-            });
+            self.publish(Publish::deletion(self.topics.device(&old, "queue")));
         }
         let update = self.update_message(id);
         if let Some(update) = &update {

@@ -348,10 +348,7 @@ impl Gateway {
                     .device(id)
                     .map(|device| self.topics.device(&device.name, "queue"));
                 if let Some(topic) = topic {
-                    self.publish(Publish {
-                        qos: Qos::AtMostOnce,
-                        ..Publish::deletion(topic)
-                    });
+                    self.publish(Publish::deletion(topic));
                 }
             }
             None => {}

@@ -106,6 +106,8 @@ pub enum Kind {
     Reply,
     /// A firmware or software update under way.
     Update,
+    /// A retained topic that was deleted. It is of no endpoint, because it outlives it.
+    Cleared,
 }
 
 /// Names a document.

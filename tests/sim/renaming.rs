@@ -158,3 +158,63 @@ fn a_mapping_that_calls_its_devices_otherwise_moves_them() {
     );
     assert_eq!(standing(&rig).len(), stood);
 }
+
+// wish: 21
+#[test]
+fn what_was_to_go_while_the_broker_was_away_goes_after_a_restart() {
+    for killed in [false, true] {
+        let mut rig = Rig::new();
+        rig.add_registered();
+        let second = rig.add_sensor();
+        rig.register(second, "dev2", "lt=300", crate::rig::SENSOR);
+        rig.run(Duration::from_secs(3));
+        for endpoint in ["dev1", "dev2"] {
+            rig.administer(&json!({ "verb": "device/approve", "endpoint": endpoint }));
+        }
+        rig.disconnect();
+        rig.administer(&json!({ "verb": "device/remove", "name": "dev1" }));
+        rename(&mut rig, "dev2", "cellar");
+        rename(&mut rig, "cellar", "dev2");
+        rename(&mut rig, "dev2", "attic");
+        assert!(standing(&rig).contains(&"dev1/availability"));
+        if killed {
+            rig.crash();
+        } else {
+            rig.stop();
+        }
+        rig.start(Rig::setup(Rig::plan("")));
+        rig.run(20 * SECOND);
+        let topics = standing(&rig);
+        assert!(topics.contains(&"attic/availability"));
+        assert!(topics.contains(&"attic/v/temperature-0/sensor-value"));
+        assert!(
+            topics.iter().all(|topic| topic.starts_with("attic")),
+            "{topics:?}"
+        );
+    }
+}
+
+// wish: 21, 22
+#[test]
+fn a_broker_that_goes_back_in_time_gets_rid_of_what_was_deleted_since() {
+    let mut rig = Rig::new();
+    rig.add_registered();
+    let second = rig.add_sensor();
+    rig.register(second, "dev2", "lt=3000", crate::rig::SENSOR);
+    rig.run(Duration::from_secs(3));
+    for endpoint in ["dev1", "dev2"] {
+        rig.administer(&json!({ "verb": "device/approve", "endpoint": endpoint }));
+    }
+    rig.run(100 * SECOND);
+    let earlier = rig.broker.retained.clone();
+    rename(&mut rig, "dev2", "cellar");
+    rig.administer(&json!({ "verb": "device/remove", "name": "dev1" }));
+    rig.run(100 * SECOND);
+    let stood: Vec<String> = standing(&rig).iter().map(ToString::to_string).collect();
+    // Over a restart of the gateway it is known too.
+    rig.stop();
+    rig.broker.retained = earlier;
+    rig.start(Rig::setup(Rig::plan("")));
+    rig.run(20 * SECOND);
+    assert_eq!(standing(&rig), stood);
+}

@@ -142,6 +142,7 @@ pub(super) const fn code(kind: Kind) -> i64 {
         Kind::Command => 1,
         Kind::Reply => 2,
         Kind::Update => 3,
+        Kind::Cleared => 4,
     }
 }
 
@@ -169,6 +170,7 @@ pub(super) const fn kind(code: i64) -> Option<Kind> {
         1 => Kind::Command,
         2 => Kind::Reply,
         3 => Kind::Update,
+        4 => Kind::Cleared,
         _ => return None,
     })
 }
