@@ -13,7 +13,9 @@ mod observe;
 mod pattern;
 mod profile;
 mod published;
+mod rule;
 mod select;
+mod signal;
 mod template;
 mod transform;
 mod unit;
@@ -30,10 +32,9 @@ pub use compile::{Compiled, RESERVED};
 pub use expression::Expression;
 pub use observe::Desired;
 pub use pattern::{PathPattern, PatternError};
-pub use profile::{
-    Destination, Format, History, Kind, OnOffline, Profile, Signal, StaleAfter, Strategy, Unmapped,
-};
+pub use profile::{Profile, Strategy, Unmapped};
 pub use published::Published;
+pub use signal::{Destination, Format, History, Kind, OnOffline, Signal, StaleAfter};
 pub use template::{Field, Template, TemplateError, endpoint_tail};
 pub use transform::{Applied, Flaw, Transform, TransformError};
 

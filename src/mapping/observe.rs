@@ -15,7 +15,8 @@
 use std::collections::BTreeMap;
 
 use super::DeviceFacts;
-use super::profile::{Profile, SignalRule, Unmapped};
+use super::profile::{Profile, Unmapped};
+use super::rule::SignalRule;
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::lwm2m::model::{Models, Version};
 use crate::lwm2m::path::{Id, Path};

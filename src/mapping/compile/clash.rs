@@ -10,7 +10,8 @@ use crate::diagnostic::At;
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::{Id, Path};
 use crate::mapping::DeviceFacts;
-use crate::mapping::profile::{Destination, Profile};
+use crate::mapping::profile::Profile;
+use crate::mapping::signal::Destination;
 
 /// Where the parts of a profile stand in its file.
 #[derive(Default)]

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use super::Plan;
 use super::pattern::parse_id;
-use super::profile::{InstanceNames, Profile, SignalRule, Strategy, Unmapped};
+use super::profile::{Profile, Strategy, Unmapped};
+use super::rule::{InstanceNames, SignalRule};
 use super::select::Selector;
 use super::template::{Field, Template};
 use crate::diagnostic::{At, Diagnostic, Item, Reader, Source, Table};

@@ -10,7 +10,8 @@ use super::{Scope, Selector, check_name, topic, write};
 use crate::diagnostic::{Item, Table};
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::mapping::pattern::{PathPattern, PatternError};
-use crate::mapping::profile::{Format, HistoryRule, Kind, OnOffline, SignalRule, StaleAfter, Unit};
+use crate::mapping::rule::{HistoryRule, SignalRule, Unit};
+use crate::mapping::signal::{Format, Kind, OnOffline, StaleAfter};
 use crate::mapping::template::Template;
 
 /// What a signal has unless it says otherwise.

@@ -7,8 +7,8 @@ use super::{expression, layout};
 use crate::diagnostic::{Item, Table};
 use crate::lwm2m::value::{DataType, Value};
 use crate::mapping::expression::{Kind, Scope};
-use crate::mapping::profile::Unit;
 use crate::mapping::published::{Bits, Encoding};
+use crate::mapping::rule::Unit;
 use crate::mapping::transform::{Step, Transform};
 use crate::mapping::unit::{Line, alike, conversion};
 
