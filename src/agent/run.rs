@@ -17,7 +17,7 @@ use crate::agent::store::Unstored;
 use crate::agent::takeover::Takeover;
 use crate::agent::worker::Worker;
 use crate::gateway::firmware::Places;
-use crate::gateway::{Event, Gateway, Input, Output, Setup, Severity};
+use crate::gateway::{Event, Gateway, Input, Output, Setup, Severity, Subscriptions};
 use crate::kept::Change;
 use crate::route::Route;
 use crate::server::{Listener, Purpose};
@@ -153,14 +153,12 @@ impl Agent {
         if let Some(takeover) = &options.takeover {
             take_over(takeover, &mut gateway, clock.now());
         }
-        let (requests, sentinel) = gateway.subscriptions();
+        let Subscriptions { requests, retained } = gateway.subscriptions();
+        let requests = requests.into_iter().map(Subscription::requests);
+        let retained = retained.into_iter().map(Subscription::retained);
         let link = mqtt::connect(mqtt::Settings {
             will: Some(gateway.will()),
-            subscriptions: requests
-                .into_iter()
-                .map(Subscription::requests)
-                .chain([Subscription::retained(sentinel)])
-                .collect(),
+            subscriptions: requests.chain(retained).collect(),
             ..options.mqtt
         });
         Ok(Self {

@@ -35,6 +35,8 @@ pub(super) struct Broker {
     link: Link,
     /// Whether this run of the gateway has said what it is.
     announced: bool,
+    /// The other gateway on our topics that was said last.
+    other: String,
     /// Why the last connection or attempt ended, as it was said last.
     away_because: String,
     /// Whether anything was ever delivered, so that it could have been lost.
@@ -84,6 +86,15 @@ enum Pass {
     Values,
 }
 
+/// The filters of what the gateway hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscriptions {
+    /// Of requests: what is retained is not wanted.
+    pub requests: Vec<String>,
+    /// Of what the broker has retained.
+    pub retained: Vec<String>,
+}
+
 /// The content of `bridge/sentinel`.
 #[derive(Serialize, Deserialize)]
 struct Sentinel {
@@ -99,6 +110,7 @@ impl Broker {
             boot,
             link: Link::Away,
             announced: false,
+            other: String::new(),
             away_because: String::new(),
             met: false,
             sentinel: 0,
@@ -152,13 +164,17 @@ impl Broker {
 }
 
 impl Gateway {
-    /// The topics to subscribe to: each request once, and the sentinel with its retained message.
-    pub fn subscriptions(&self) -> (Vec<String>, String) {
+    /// What to subscribe to.
+    pub fn subscriptions(&self) -> Subscriptions {
         let mut requests = self.topics.request_filters();
         if self.settings.admin != AdminAccess::Off {
             requests.push(self.topics.admin_filter());
         }
-        (requests, self.topics.bridge("sentinel").to_string())
+        let retained = ["sentinel", "info"].map(|name| self.topics.bridge(name).to_string());
+        Subscriptions {
+            requests,
+            retained: retained.to_vec(),
+        }
     }
 
     /// What the broker publishes when it loses the gateway (MQTT 5 §3.1.2.5).
@@ -227,6 +243,27 @@ impl Gateway {
             self.broker.sentinel = self.broker.sentinel.max(n);
         }
         self.go_live(now, kept);
+    }
+
+    /// What a gateway says of itself on our topics: another one may be at work there (MQTT contract §3).
+    pub(super) fn on_info(&mut self, now: Now, payload: &[u8]) {
+        #[derive(Deserialize)]
+        struct Info {
+            gateway: String,
+        }
+        let Ok(Info { gateway }) = serde_json::from_slice(payload) else {
+            return;
+        };
+        if gateway != self.settings.id && self.broker.other != gateway {
+            self.broker.other.clone_from(&gateway);
+            self.report(
+                now,
+                Event::OtherGateway {
+                    gateway,
+                    base_topic: self.settings.base_topic.clone(),
+                },
+            );
+        }
     }
 
     /// Lets messages flow, and publishes the retained ones again if the broker has lost them. After

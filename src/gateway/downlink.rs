@@ -19,6 +19,9 @@ impl Gateway {
         if message.topic == *self.topics.bridge("sentinel") {
             return self.on_sentinel(now, &message.payload);
         }
+        if message.topic == *self.topics.bridge("info") {
+            return self.on_info(now, &message.payload);
+        }
         if let Some(verb) = self.topics.parse_admin(&message.topic) {
             let verb = verb.to_owned();
             return self.on_admin_message(now, &verb, &message);

@@ -252,6 +252,13 @@ pub enum Event {
         /// Whether it had kept our retained messages.
         kept: bool,
     },
+    /// Another gateway publishes on the same topics.
+    OtherGateway {
+        /// What it calls itself.
+        gateway: String,
+        /// The topics of both.
+        base_topic: String,
+    },
     /// The broker is away. For the log alone.
     BrokerDisconnected {
         /// Why.
@@ -500,6 +507,7 @@ impl Event {
             Self::UpdateFailed { device, file, detail } => write!(f, "{device}: update to {file} failed: {detail}"),
             Self::JoinWindowOpened { seconds } => write!(f, "the join window is open for {seconds} s: unknown devices that come are approved for good"),
             Self::JoinWindowClosed => f.write_str("the join window is closed"),
+            Self::OtherGateway { gateway, base_topic } => write!(f, "another gateway, {gateway}, publishes below {base_topic} too, and each takes the other's devices for its own: give one of them another [mqtt] base_topic, unless it is gone or was this one under another [gateway] id"),
             Self::BrokerDisconnected { detail } => write!(f, "no broker: {detail}"),
             Self::BootstrapStarted { endpoint, address, profile } => {
                 write!(f, "{}: bootstrapped from {address} by profile {profile}", endpoint.escape_debug())

@@ -71,6 +71,7 @@ use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
 pub use admin::{AdminAccess, AdminError};
+pub use broker::Subscriptions;
 pub use event::{Event, Severity};
 pub use publish::Message;
 pub use topics::Replies;

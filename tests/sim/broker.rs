@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lwm2mqtt::coap::Code;
-use lwm2mqtt::gateway::Input;
+use lwm2mqtt::gateway::{Event, Input, Message};
 
 use crate::rig::{Rig, content};
 
@@ -155,4 +155,33 @@ fn a_gateway_that_stops_says_so() {
     rig.run(SECOND);
     assert_eq!(rig.broker.json("lwm2mqtt/bridge/state")["state"], "offline");
     assert!(rig.gateway.is_drained());
+}
+
+#[test]
+fn another_gateway_on_the_same_topics_is_named_once() {
+    let mut rig = Rig::new();
+    rig.add_registered();
+    let said = |rig: &Rig| {
+        let others = rig.events.iter();
+        others
+            .filter(|event| matches!(event, Event::OtherGateway { .. }))
+            .count()
+    };
+    rig.disconnect();
+    rig.connect();
+    rig.run(SECOND);
+    assert_eq!(said(&rig), 0, "its own message is no news");
+    for _ in 0..2 {
+        rig.input(Input::Message(Message {
+            topic: "lwm2mqtt/bridge/info".into(),
+            payload: br#"{"gateway":"gw-2","version":"0.1.0"}"#.to_vec(),
+            ..Message::default()
+        }));
+    }
+    assert_eq!(said(&rig), 1);
+    let event = rig.broker.messages("lwm2mqtt/bridge/event").pop().unwrap();
+    assert_eq!(
+        (&event["type"], &event["gateway"]),
+        (&"other_gateway".into(), &"gw-2".into())
+    );
 }

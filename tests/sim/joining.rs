@@ -284,7 +284,7 @@ fn mqtt_may_do_what_the_configuration_says_and_never_sees_a_key() {
     assert_eq!(read.stored, []);
 
     let off = with(AdminAccess::Off);
-    let (filters, _) = off.gateway.subscriptions();
+    let filters = off.gateway.subscriptions().requests;
     assert!(!filters.iter().any(|filter| filter.contains("bridge")));
     let mut off = off;
     let refused = ask(&mut off, "status", "").unwrap();

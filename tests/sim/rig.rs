@@ -305,14 +305,15 @@ impl Rig {
         self.broker.connected = true;
         self.input(Input::Connected(Session::default()));
         self.input(Input::Subscribed);
-        let sentinel = self.gateway.subscriptions().1;
-        if let Some(payload) = self.broker.retained.get(&sentinel).cloned() {
-            self.input(Input::Message(Message {
-                topic: sentinel,
-                payload,
-                retain: true,
-                ..Message::default()
-            }));
+        for topic in self.gateway.subscriptions().retained {
+            if let Some(payload) = self.broker.retained.get(&topic).cloned() {
+                self.input(Input::Message(Message {
+                    topic,
+                    payload,
+                    retain: true,
+                    ..Message::default()
+                }));
+            }
         }
     }
 

@@ -98,6 +98,10 @@ fn every_kind(text: &str) -> Vec<Event> {
         Event::SpoolDropped { samples: 1 },
         Event::SpoolFailed { detail: text() },
         Event::BrokerConnected { kept: true },
+        Event::OtherGateway {
+            gateway: text(),
+            base_topic: text(),
+        },
         Event::BrokerDisconnected { detail: text() },
         Event::DeviceJoined { endpoint: text() },
         Event::DeviceBlocked { device: text() },
@@ -173,6 +177,7 @@ const fn is_in_the_list(event: &Event) {
         | Event::SpoolDropped { .. }
         | Event::SpoolFailed { .. }
         | Event::BrokerConnected { .. }
+        | Event::OtherGateway { .. }
         | Event::BrokerDisconnected { .. }
         | Event::DeviceJoined { .. }
         | Event::DeviceBlocked { .. }
