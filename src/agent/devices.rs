@@ -2,96 +2,35 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
-
-use anyhow::Context as _;
 
 use crate::agent::config::files::{files, read};
 use crate::agent::run::Clock;
+use crate::agent::watched::{Watch, Watched};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::server::credentials::{self, File, Files};
 use crate::time::UnixTime;
 
 /// How often it is looked whether a file has changed.
-const INTERVAL: Duration = Duration::from_secs(3);
+const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is seen of a file without reading it: path, inode, size, and times in nanoseconds.
-type Stamp = (PathBuf, u64, u64, i64, i64);
-
-/// Reads the files on a thread of its own, when they change: to read those of 100 000 devices takes
-/// seconds, in which datagrams would be lost.
-pub struct Watch {
-    /// How they were at the start.
-    first: Option<Reading>,
-    wanted: std::sync::mpsc::Sender<()>,
-    readings: tokio::sync::mpsc::Receiver<Reading>,
-}
-
-impl Watch {
-    /// Reads the files, and starts the thread. It ends with this value.
-    ///
-    /// # Errors
-    ///
-    /// The system gives no thread.
-    pub fn start(paths: Vec<PathBuf>, clock: Clock) -> anyhow::Result<Self> {
-        let mut files = DeviceFiles::new(paths);
-        let first = Some(files.read(clock.now().unix));
-        let (wanted, wishes) = std::sync::mpsc::channel();
-        // While one waits to be taken, the next one is not begun.
-        let (sender, readings) = tokio::sync::mpsc::channel(1);
-        std::thread::Builder::new()
-            .name("device files".into())
-            .spawn(move || {
-                loop {
-                    let wish = wishes.recv_timeout(INTERVAL);
-                    let now = clock.now().unix;
-                    let reading = match wish {
-                        Ok(()) => Some(files.read(now)),
-                        Err(RecvTimeoutError::Timeout) => files.read_changed(now),
-                        Err(RecvTimeoutError::Disconnected) => return,
-                    };
-                    if let Some(reading) = reading
-                        && sender.blocking_send(reading).is_err()
-                    {
-                        return;
-                    }
-                }
-            })
-            .context("cannot start the thread for the files of devices")?;
-        Ok(Self {
-            first,
-            wanted,
-            readings,
-        })
-    }
-
-    /// Has everything read again, changed or not.
-    pub fn read_again(&self) {
-        // It fails only when the thread has panicked.
-        _ = self.wanted.send(());
-    }
-
-    /// The files as they were at the start; once.
-    pub fn take_first(&mut self) -> Option<Reading> {
-        self.first.take()
-    }
-
-    /// The next reading. Cancel-safe.
-    pub async fn reading(&mut self) -> Reading {
-        match self.readings.recv().await {
-            Some(reading) => reading,
-            // The thread is gone; there will be no more.
-            None => std::future::pending().await,
+/// Has the files read again when they change, or when somebody wants it.
+///
+/// # Errors
+///
+/// The system gives no thread.
+pub fn watch(mut files: DeviceFiles, clock: Clock) -> anyhow::Result<Watch<(), Reading>> {
+    Watch::start("device files", INTERVAL, move |wish| {
+        let now = clock.now().unix;
+        match wish {
+            Some(()) => Some(files.read(now)),
+            None => files.read_changed(now),
         }
-    }
+    })
 }
 
 /// The files that the configuration names, and how they were when they were read last.
-pub struct DeviceFiles {
-    paths: Vec<PathBuf>,
-    stamps: Vec<Stamp>,
-}
+pub struct DeviceFiles(Watched);
 
 /// All files as they are now.
 pub struct Reading {
@@ -103,36 +42,20 @@ pub struct Reading {
 
 impl DeviceFiles {
     /// These files and folders, not read yet.
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self {
-            paths,
-            stamps: Vec::new(),
-        }
+    pub const fn new(paths: Vec<PathBuf>) -> Self {
+        Self(Watched::new(paths))
     }
 
-    /// Reads them, if anything has changed since the last time.
+    /// Reads them, if anything has changed since the last time and nothing is being written.
     pub fn read_changed(&mut self, now: UnixTime) -> Option<Reading> {
-        let stamps = self.look();
-        (stamps != self.stamps).then(|| self.read(now))
+        self.0.have_changed().then(|| self.read(now))
     }
 
     /// Reads them.
     pub fn read(&mut self, now: UnixTime) -> Reading {
         // Before the content: what is written in between is read once more.
-        self.stamps = self.look();
-        read_files(&self.paths, now)
-    }
-
-    fn look(&self) -> Vec<Stamp> {
-        files(&self.paths, "toml", &mut Vec::new())
-            .into_iter()
-            .filter_map(|path| {
-                let seen = std::fs::metadata(&path).ok()?;
-                let modified = seen.mtime() * 1_000_000_000 + seen.mtime_nsec();
-                let changed = seen.ctime() * 1_000_000_000 + seen.ctime_nsec();
-                Some((path, seen.ino(), seen.len(), modified, changed))
-            })
-            .collect()
+        self.0.note();
+        read_files(self.0.paths(), now)
     }
 }
 
@@ -235,24 +158,6 @@ mod tests {
 
     fn codes(reading: &Reading) -> Vec<&str> {
         reading.diagnostics.iter().map(|it| it.code).collect()
-    }
-
-    #[test]
-    fn a_change_is_noticed_and_nothing_else() {
-        let folder = folder("change");
-        let mut files = DeviceFiles::new(vec![folder.clone(), folder.join("absent")]);
-        let now = UnixTime::default();
-        assert!(files.read(now).files.found.is_empty());
-        assert!(files.read_changed(now).is_none());
-        write(&folder.join("a.toml"), "[[device]]\nname = \"a\"\n", 0o600);
-        write(&folder.join("a.txt"), "?", 0o600);
-        let reading = files.read_changed(now).unwrap();
-        assert_eq!(reading.files.found.len(), 1);
-        assert!(files.read_changed(now).is_none());
-        write(&folder.join("a.toml"), "[[device]]\nname = \"b\"\n", 0o600);
-        assert!(files.read_changed(now).is_some());
-        fs::remove_file(folder.join("a.toml")).unwrap();
-        assert!(files.read_changed(now).unwrap().files.found.is_empty());
     }
 
     #[test]

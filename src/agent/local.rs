@@ -11,20 +11,20 @@ use tracing::{info, warn};
 
 use crate::agent::admin::{Answer, Heard, Request, Socket};
 use crate::agent::config::{self, Config};
-use crate::agent::devices::{Reading, Watch};
+use crate::agent::devices::{self, DeviceFiles, Reading};
 use crate::agent::images::{Images, Limits as ImageLimits, Loaded};
+use crate::agent::mappings::MappingFiles;
 use crate::agent::run::Clock;
 use crate::agent::store::{Sqlite, StoreError, Unstored, Writer};
-use crate::diagnostic::Diagnostic;
+use crate::agent::watched::Watch;
 use crate::gateway::firmware::image::{Digest, Image};
-use crate::gateway::{Gateway, Input};
+use crate::gateway::{Gateway, Input, MappingCause, MappingsRead};
 use crate::kept::{Change, Kept};
-use crate::mapping::Plan;
 use crate::server::credentials::File;
 use crate::time::{Instant, Now};
 
 /// What the agent is to have; by default nothing.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct Settings {
     /// The folder of the store.
     pub store: Option<PathBuf>,
@@ -32,20 +32,20 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// Files and folders with devices.
     pub device_files: Vec<PathBuf>,
-    /// Files and folders with mappings; without any, they are not read again.
-    pub mappings: Vec<PathBuf>,
+    /// The mapping files; without them, none are read again.
+    pub mappings: Option<MappingFiles>,
     /// How much there may be of images.
     pub images: ImageLimits,
 }
 
 impl Settings {
-    /// What the configuration says.
-    pub fn of(config: &Config) -> Self {
+    /// What the configuration says, and the mapping files that it names.
+    pub fn of(config: &Config, mappings: MappingFiles) -> Self {
         Self {
             store: Some(config.store.path.clone()),
             socket: Some(config.admin.socket.clone()),
             device_files: config.devices.files.clone(),
-            mappings: config.mappings.paths.clone(),
+            mappings: Some(mappings),
             images: ImageLimits {
                 image: config.firmware.max_image,
                 all: config.firmware.max_size,
@@ -60,8 +60,10 @@ pub enum Event {
     Heard(Heard),
     /// Files of devices changed, or somebody wants them read again.
     Files(Reading),
-    /// Somebody wants the mapping files read again.
+    /// Somebody wants all files read again.
     HungUp,
+    /// The mapping files were read again.
+    Mappings(MappingsRead),
     /// An image was loaded.
     Image(Loaded),
 }
@@ -73,8 +75,9 @@ pub struct Local {
     failure: Option<String>,
     socket: Option<Socket>,
     waiting: BTreeMap<u64, Answer>,
-    files: Watch,
-    mappings: Vec<PathBuf>,
+    first_files: Option<Reading>,
+    files: Watch<(), Reading>,
+    mappings: Option<Watch<MappingCause, MappingsRead>>,
     images: Option<Images>,
     hangup: Option<Signal>,
 }
@@ -103,14 +106,16 @@ impl Local {
             None => None,
             Some(folder) => Some(Images::open(folder.join("firmware"), settings.images)?),
         };
+        let mut files = DeviceFiles::new(settings.device_files);
         Ok(Self {
             writer,
             images,
             failure: None,
             socket,
             waiting: BTreeMap::new(),
-            files: Watch::start(settings.device_files, clock)?,
-            mappings: settings.mappings,
+            first_files: Some(files.read(clock.now().unix)),
+            files: devices::watch(files, clock)?,
+            mappings: settings.mappings.map(MappingFiles::watch).transpose()?,
             hangup: signal(SignalKind::hangup()).ok(),
         })
     }
@@ -118,6 +123,11 @@ impl Local {
     /// Whether changes are kept.
     pub const fn has_store(&self) -> bool {
         self.writer.is_some()
+    }
+
+    /// Whether there are mapping files to read again.
+    pub const fn has_mappings(&self) -> bool {
+        self.mappings.is_some()
     }
 
     /// Gives the core who may come in, as the store has it.
@@ -152,7 +162,7 @@ impl Local {
 
     /// Gives the files of devices to the core for the first time.
     pub fn take_files(&mut self, now: Now, gateway: &mut Gateway) {
-        if let Some(reading) = self.files.take_first() {
+        if let Some(reading) = self.first_files.take() {
             self.handle(now, Event::Files(reading), gateway);
         }
     }
@@ -162,6 +172,7 @@ impl Local {
         let Self {
             socket,
             files,
+            mappings,
             images,
             hangup,
             ..
@@ -184,12 +195,16 @@ impl Local {
                 None => std::future::pending().await,
             }
         };
+        let mapped = async {
+            match mappings {
+                Some(mappings) => mappings.reading().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             heard = heard => Event::Heard(heard),
-            _ = hung_up => {
-                files.read_again();
-                Event::HungUp
-            }
+            _ = hung_up => Event::HungUp,
+            read = mapped => Event::Mappings(read),
             reading = files.reading() => Event::Files(reading),
             loaded = loaded => Event::Image(loaded),
         }
@@ -212,7 +227,18 @@ impl Local {
                 let request = line.as_slice();
                 gateway.handle(now, Input::Admin { id, request });
             }
-            Event::HungUp => self.read_mappings(now, gateway),
+            Event::HungUp => {
+                self.files.read_again(());
+                if let Some(mappings) = &self.mappings {
+                    mappings.read_again(MappingCause::Signal);
+                }
+            }
+            Event::Mappings(read) => {
+                for diagnostic in &read.diagnostics {
+                    warn!("{diagnostic} ({})", diagnostic.hint);
+                }
+                gateway.handle(now, Input::Mappings(read));
+            }
             Event::Image(Loaded { digest, content }) => {
                 gateway.handle(now, Input::Image { digest, content });
             }
@@ -237,24 +263,10 @@ impl Local {
         }
     }
 
-    /// Reads the mapping files again. With a mistake in any of them, all stays as it is.
-    fn read_mappings(&self, now: Now, gateway: &mut Gateway) {
-        if self.mappings.is_empty() {
-            return;
-        }
-        let (sources, mut diagnostics) = config::toml_sources(&self.mappings);
-        let compiled = Plan::compile(&sources, gateway.models(), gateway.base_topic());
-        diagnostics.extend(compiled.diagnostics);
-        for diagnostic in &diagnostics {
-            warn!("{diagnostic} ({})", diagnostic.hint);
-        }
-        let is_sound = !diagnostics.iter().any(Diagnostic::is_error);
-        match compiled.plan.filter(|_| is_sound) {
-            Some(plan) => {
-                info!("mapping files read: {}", sources.len());
-                gateway.set_plan(now, plan);
-            }
-            None => warn!("the mappings stay as they were"),
+    /// Has the mapping files read again, because the core asks for it.
+    pub fn read_mappings(&self) {
+        if let Some(mappings) = &self.mappings {
+            mappings.read_again(MappingCause::Request);
         }
     }
 

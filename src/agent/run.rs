@@ -137,6 +137,7 @@ impl Agent {
         setup.settings.firmware.places =
             places(host, &options.listeners, &sockets.addresses(), &serving);
         setup.settings.has_store = local.has_store();
+        setup.settings.has_mappings = local.has_mappings();
         if let Some(engines) = &options.engines {
             setup.engine = Some(engines.engine(&[])?);
         }
@@ -292,6 +293,7 @@ impl Agent {
             }
             Output::Admin { id, reply, more } => self.local.answer(id, reply, more),
             Output::Event(event) => log(&event),
+            Output::ReadMappings => self.local.read_mappings(),
             Output::LoadImage(digest) => self.local.load_image(digest),
             Output::Serve {
                 token,

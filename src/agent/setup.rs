@@ -10,16 +10,16 @@ use crate::agent::config::{self, AttachmentFiles, Config, Missing};
 use crate::agent::dtls::Engines;
 use crate::agent::entropy;
 use crate::agent::local;
+use crate::agent::mappings::MappingFiles;
 use crate::agent::mqtt::{self, Address};
 use crate::agent::run::{Listen, Options};
 use crate::agent::serving;
 use crate::agent::takeover::Takeover;
 use crate::coap;
 use crate::diagnostic::Diagnostic;
-use crate::gateway::{AdminAccess, Limits, Replies, Settings, Setup};
+use crate::gateway::{AdminAccess, Limits, MappingCause, MappingsRead, Replies, Settings, Setup};
 use crate::gateway::{firmware, outbox};
 use crate::lwm2m::model::Models;
-use crate::mapping::{Compiled, Plan};
 use crate::server::bootstrap::Profiles;
 use crate::server::credentials::Policy;
 use crate::server::{self, Purpose};
@@ -63,13 +63,12 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
     for problem in problems {
         warn!("{problem}");
     }
-    let (sources, mut diagnostics) = config::toml_sources(&config.mappings.paths);
+    let models = Arc::new(models);
     let base = &config.mqtt.base_topic;
-    let Compiled {
-        plan,
-        diagnostics: found,
-    } = Plan::compile(&sources, &models, base);
-    diagnostics.extend(found);
+    let mut mappings = MappingFiles::new(config.mappings.paths.clone(), models.clone(), base);
+    let MappingsRead {
+        plan, diagnostics, ..
+    } = mappings.read(MappingCause::Request);
     let Some(plan) = plan else {
         return Err(Obstacle::Mappings(diagnostics));
     };
@@ -111,6 +110,7 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
                 config::AdminVerbs::All => AdminAccess::All,
             },
             has_store: false,
+            has_mappings: false,
             firmware: firmware::Settings {
                 parallel: config.firmware.parallel as usize,
                 ..firmware::Settings::default()
@@ -127,14 +127,14 @@ pub fn options(config: &Config) -> Result<Options, Obstacle> {
             ack_timeout: config.devices.ack_timeout,
             ..coap::Parameters::default()
         },
-        models: Arc::new(models),
+        models,
         plan,
         engine: None,
         seed: entropy::seed()?,
     };
     Ok(Options {
         listeners,
-        local: local::Settings::of(config),
+        local: local::Settings::of(config, mappings),
         gateway,
         mqtt: broker(config, &name)?,
         engines: match is_secured {

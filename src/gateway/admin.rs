@@ -66,8 +66,18 @@ fn is_reading(verb: &str) -> Option<bool> {
         "firmware/start" | "firmware/cancel" => false,
         "device/add" | "device/remove" | "device/rename" | "device/approve" => false,
         "device/bootstrap" | "permit_join" => false,
+        "mapping/reload" => false,
         _ => return None,
     })
+}
+
+/// Who waits for the answer to a request that takes a while.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// The machine itself, by the number of its request.
+    Here(u64),
+    /// Somebody on MQTT.
+    There(Asker),
 }
 
 impl Gateway {
@@ -98,28 +108,64 @@ impl Gateway {
             .and_then(|mut object| match object.remove("verb") {
                 Some(Json::String(verb)) => match self.on_lasting_admin(now, id, &verb, &object) {
                     Some(begun) => begun.map(|()| None),
-                    None => self.admin(now, &verb, &object, Keys::Accepted).map(Some),
+                    None => self.admin(now, &verb, &object, Keys::Accepted, Waiter::Here(id)),
                 },
                 _ => Err(AdminError::parse("the request has no \"verb\"".to_owned())),
             });
-        let reply = match outcome {
-            // It answers by itself.
-            Ok(None) => return,
-            Ok(Some(result)) => json!({ "ok": true, "result": result }),
-            Err(error) => json!({ "ok": false, "error": error }),
-        }
-        .to_string();
         // What is to be stored comes before the answer that says it is.
         self.pump(now);
+        // `None` is answered later.
+        if let Some(outcome) = outcome.transpose() {
+            self.answer_here(id, outcome);
+        }
+    }
+
+    fn answer_here(&mut self, id: u64, outcome: Result<Json, AdminError>) {
+        let reply = match outcome {
+            Ok(result) => json!({ "ok": true, "result": result }),
+            Err(error) => json!({ "ok": false, "error": error }),
+        };
         self.outputs.push_back(Output::Admin {
             id,
-            reply,
+            reply: reply.to_string(),
             more: false,
         });
     }
 
-    /// Carries out one verb.
+    /// Answers one who waited.
+    pub(super) fn answer_waiter(
+        &mut self,
+        now: Now,
+        verb: &str,
+        waiter: Waiter,
+        outcome: Result<Json, AdminError>,
+    ) {
+        match waiter {
+            Waiter::Here(id) => self.answer_here(id, outcome),
+            Waiter::There(asker) => self.answer_admin(now, verb, &asker, outcome),
+        }
+    }
+
+    /// Carries out one verb: the answer, or `None` when the waiter gets it later.
     fn admin(
+        &mut self,
+        now: Now,
+        verb: &str,
+        object: &Map<String, Json>,
+        keys: Keys,
+        waiter: Waiter,
+    ) -> Result<Option<Json>, AdminError> {
+        match verb {
+            "mapping/reload" => {
+                Arguments::new(object, &[])?;
+                self.reload_mappings(waiter).map(|()| None)
+            }
+            _ => self.admin_now(now, verb, object, keys).map(Some),
+        }
+    }
+
+    /// The same of a verb that is answered at once.
+    fn admin_now(
         &mut self,
         now: Now,
         verb: &str,
@@ -441,9 +487,14 @@ impl Gateway {
         .next();
         let outcome = match refusal {
             Some(error) => Err(error),
-            None => self.admin(now, verb, &object, Keys::Refused),
+            None => {
+                let waiter = Waiter::There(asker.clone());
+                self.admin(now, verb, &object, Keys::Refused, waiter)
+            }
         };
-        self.answer_admin(now, verb, &asker, outcome);
+        if let Some(outcome) = outcome.transpose() {
+            self.answer_admin(now, verb, &asker, outcome);
+        }
     }
 
     /// Whether `[mqtt] admin` keeps a verb away from MQTT.

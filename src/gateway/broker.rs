@@ -189,11 +189,12 @@ impl Gateway {
         )
     }
 
-    fn bridge_info(&self) -> Publish {
+    pub(super) fn bridge_info(&self) -> Publish {
         let info = json!({
             "gateway": self.settings.id,
             "version": env!("CARGO_PKG_VERSION"),
             "boot": self.broker.boot,
+            "mapping_hash": self.plan.hash(),
             "listeners": self.settings.server.listeners.iter().map(|listener| &listener.uri).collect::<Vec<_>>(),
         });
         Publish::state(self.topics.bridge("info"), info.to_string().into_bytes())

@@ -247,6 +247,26 @@ pub enum Event {
         /// Why.
         detail: String,
     },
+    /// The mapping files were read, and what they say holds.
+    MappingLoaded {
+        /// How many.
+        files: usize,
+        /// Of all of them; other files have another one.
+        hash: String,
+        /// What they may not do as their author believes, in numbers.
+        warnings: usize,
+    },
+    /// The mapping files were read and have mistakes, so nothing has changed.
+    MappingRejected {
+        /// How many.
+        files: usize,
+        /// Of those that hold.
+        hash: String,
+        /// How many mistakes there are.
+        mistakes: usize,
+        /// The first of them, each with its place.
+        diagnostics: Vec<String>,
+    },
     /// The broker is there. For the log alone.
     BrokerConnected {
         /// Whether it had kept our retained messages.
@@ -389,6 +409,7 @@ impl Event {
             | Self::DeviceRenamed { .. }
             | Self::UpdateDone { .. }
             | Self::JoinWindowClosed
+            | Self::MappingLoaded { .. }
             | Self::BrokerConnected { .. }
             | Self::BootstrapStarted { .. }
             | Self::BootstrapProgress { .. }
@@ -497,6 +518,17 @@ impl Event {
             Self::PublishRefused { topic, detail } => write!(f, "the broker refused a message on {topic}: {detail}"),
             Self::SpoolDropped { samples } => write!(f, "{samples} samples that waited for the broker are lost: the spool is full, see [mqtt.spool] max_size"),
             Self::SpoolFailed { detail } => write!(f, "what waits for the broker could not be written down, so the devices are not acknowledged: {detail}"),
+            Self::MappingLoaded { files, hash, warnings } => {
+                write!(f, "mapping files read: {files}, hash {hash}")?;
+                match warnings {
+                    0 => Ok(()),
+                    warnings => write!(f, ", warnings: {warnings}"),
+                }
+            }
+            Self::MappingRejected { files, hash, mistakes, diagnostics } => {
+                write!(f, "mapping files read: {files}, mistakes: {mistakes}; the mappings stay as they were, hash {hash}")?;
+                diagnostics.first().map_or(Ok(()), |first| write!(f, ": {first}"))
+            }
             Self::BrokerConnected { kept: true } => f.write_str("connected to the broker"),
             Self::BrokerConnected { kept: false } => f.write_str("connected to the broker; it has none of our retained messages, publishing them again"),
             Self::DeviceJoined { endpoint } => write!(f, "{}: approved through the join window", endpoint.escape_debug()),

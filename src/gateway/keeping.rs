@@ -238,6 +238,8 @@ impl Gateway {
         if !same && kept.retained {
             self.publish(Publish::deletion(kept.topic));
         }
+        // Until the broker has it at its new place.
+        tracked.due |= !same && tracked.last.is_some() && tracked.is_owed();
         let Some(signal) = stands else {
             if let Some(endpoint) = self.server.endpoint_name(id).cloned() {
                 let change = Change::Cleared(endpoint, path);
@@ -259,7 +261,7 @@ impl Gateway {
         {
             device.signals.insert(index, tracked);
             if !same {
-                self.keep_signal(id, index, Urgency::Soon);
+                self.keep_signal(id, index, Urgency::Now);
             }
         }
     }

@@ -59,6 +59,7 @@ use crate::gateway::keeping::Keeping;
 use crate::gateway::live::Live;
 use crate::gateway::outbox::{Outbox, Outgoing, Session, Ticket};
 use crate::gateway::publish::Publish;
+use crate::gateway::replan::Reload;
 use crate::gateway::topics::Topics;
 use crate::kept::Change;
 use crate::keyed::{self, KeyedMap};
@@ -74,6 +75,7 @@ pub use admin::{AdminAccess, AdminError};
 pub use broker::Subscriptions;
 pub use event::{Event, Severity};
 pub use publish::Message;
+pub use replan::{MappingCause, MappingsRead};
 pub use topics::Replies;
 
 /// What the operator decides, as far as the core is concerned.
@@ -95,6 +97,8 @@ pub struct Settings {
     pub admin: AdminAccess,
     /// Whether the shell keeps what [`Output::Store`] says.
     pub has_store: bool,
+    /// Whether the shell does [`Output::ReadMappings`].
+    pub has_mappings: bool,
     /// How updates of devices are done.
     pub firmware: firmware::Settings,
 }
@@ -111,6 +115,7 @@ impl Default for Settings {
             server: server::Settings::default(),
             admin: AdminAccess::default(),
             has_store: false,
+            has_mappings: false,
             firmware: firmware::Settings::default(),
         }
     }
@@ -243,6 +248,8 @@ pub enum Input<'a> {
         /// Why, for a person.
         why: String,
     },
+    /// The mapping files were read: at a change, or as the answer to [`Output::ReadMappings`].
+    Mappings(MappingsRead),
     /// The content of an image, or why there is none: the answer to [`Output::LoadImage`].
     Image {
         /// Which.
@@ -288,6 +295,8 @@ pub enum Output {
     },
     /// Something for the log.
     Event(Event),
+    /// Read the mapping files, and give them back as [`Input::Mappings`].
+    ReadMappings,
     /// Load an image, and give it back as [`Input::Image`].
     LoadImage(Digest),
     /// Serve an image by HTTP at `/fw/TOKEN`, and tell of it by [`Input::Fetched`].
@@ -362,6 +371,7 @@ pub struct Gateway {
     topics: Topics,
     models: Arc<Models>,
     plan: Plan,
+    reload: Reload,
     server: Server,
     /// Indexed by [`DeviceId`].
     devices: Vec<Device>,
@@ -442,6 +452,7 @@ impl Gateway {
             limits: limits.gateway,
             models,
             plan,
+            reload: Reload::default(),
             server,
             devices: Vec::new(),
             by_name: keyed::map(&mut rng),
@@ -493,6 +504,7 @@ impl Gateway {
                 self.on_unspooled(now, &change, &why);
                 self.server.unstored(now, &change, &why);
             }
+            Input::Mappings(read) => self.on_mappings(now, read),
             Input::Image { digest, content } => self.on_image(now, digest, content),
             Input::Fetched { device, bytes } => self.on_fetched(now, device, bytes),
             Input::Stop => self.on_stop(now),

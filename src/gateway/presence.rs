@@ -1,7 +1,6 @@
 //! Who is there: registrations that come and go, and the availability topic (MQTT contract §6).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -74,17 +73,11 @@ impl Gateway {
                 device.name = name;
             }
         }
-        let Some(device) = self.devices.get_mut(id.0 as usize) else {
-            return;
-        };
-        if Arc::ptr_eq(&device.profile, &profile) {
+        if !self.take_profile(now, id)
+            && let Some(device) = self.device_mut(id)
+        {
             // What was said of a signal holds as long as the signal stands.
             device.problems.retain(Problem::is_of_a_topic);
-        } else {
-            device.profile = profile;
-            device.problems.clear();
-            let signals = std::mem::take(&mut device.signals);
-            self.clear_signals(id, signals);
         }
         self.settle_name(now, id);
         let Some(device) = self.devices.get_mut(id.0 as usize) else {

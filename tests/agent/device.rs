@@ -29,7 +29,9 @@ struct State {
     value: u32,
     /// The token of the observation of /3303/0.
     observer: Option<Vec<u8>>,
-    sequence: u8,
+    /// How often it was asked for.
+    observed: u32,
+    sequence: u32,
     message_id: u16,
     acknowledged: BTreeSet<u16>,
     /// Reads of a resource are not answered for now.
@@ -107,7 +109,10 @@ impl Device {
             let id = state.next_id();
             let token = state.observer.clone().unwrap();
             let mut bytes = message(CON, CONTENT, id, &token);
-            options(&mut bytes, [(6, &[state.sequence][..]), (12, &SENML_JSON)]);
+            options(
+                &mut bytes,
+                [(6, &state.sequence.to_be_bytes()[1..]), (12, &SENML_JSON)],
+            );
             bytes.push(0xFF);
             bytes.extend_from_slice(&state.payload());
             (id, bytes)
@@ -128,6 +133,11 @@ impl Device {
     /// The next read of a resource is not answered before [`Device::release`].
     pub(crate) fn hold(&self) {
         self.state.lock().unwrap().holds = true;
+    }
+
+    /// How often the gateway wanted it observed.
+    pub(crate) fn observed(&self) -> u32 {
+        self.state.lock().unwrap().observed
     }
 
     /// What was written so far, as it came.
@@ -215,7 +225,11 @@ fn answer(bytes: &[u8], state: &mut State) -> Option<Vec<u8>> {
     let mut reply = message(ACK, CONTENT, id, token);
     if observes {
         state.observer = Some(token.to_vec());
-        options(&mut reply, [(6, &[state.sequence][..]), (12, &SENML_JSON)]);
+        state.observed += 1;
+        options(
+            &mut reply,
+            [(6, &state.sequence.to_be_bytes()[1..]), (12, &SENML_JSON)],
+        );
     } else {
         options(&mut reply, [(12, &SENML_JSON[..])]);
     }

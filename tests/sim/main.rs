@@ -18,6 +18,7 @@ mod joining;
 mod live;
 mod operations;
 mod queue;
+mod reload;
 mod renaming;
 mod restart;
 mod rig;

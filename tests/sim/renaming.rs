@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lwm2mqtt::coap::Code;
-use lwm2mqtt::gateway::{Event, Input};
+use lwm2mqtt::gateway::{Event, MappingCause};
 use serde_json::{Value as Json, json};
 
 use crate::queue::{SECOND, sleepy, update};
@@ -129,7 +129,8 @@ fn a_name_that_another_device_has_gets_a_suffix_and_a_taken_one_is_refused() {
 
 #[test]
 fn a_mapping_that_calls_its_devices_otherwise_moves_them() {
-    let mapping = |name: &str| Rig::plan(&format!("[device]\nname = \"{name}-{{endpoint}}\""));
+    let file = |name: &str| format!("[device]\nname = \"{name}-{{endpoint}}\"");
+    let mapping = |name: &str| Rig::plan(&file(name));
     let mut rig = Rig::with(mapping("a"), |_| {});
     rig.add_registered();
     let stood = standing(&rig).len();
@@ -138,8 +139,7 @@ fn a_mapping_that_calls_its_devices_otherwise_moves_them() {
             .iter()
             .all(|topic| topic.starts_with("a-dev1"))
     );
-    rig.gateway.set_plan(rig.now, mapping("b"));
-    rig.input(Input::Timeout);
+    rig.read_mapping(MappingCause::Change, &file("b"));
     assert!(
         standing(&rig)
             .iter()

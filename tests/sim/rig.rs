@@ -13,12 +13,13 @@ use lwm2mqtt::gateway::firmware::image::Digest;
 use lwm2mqtt::gateway::outbox::{Session, Ticket};
 use lwm2mqtt::gateway::publish::{Publish, Qos};
 use lwm2mqtt::gateway::{
-    AdminAccess, Event, Gateway, Input, Message, Output, Replies, Settings, Setup,
+    AdminAccess, Event, Gateway, Input, MappingCause, MappingsRead, Message, Output, Replies,
+    Settings, Setup,
 };
 use lwm2mqtt::kept::{self, Changes, Urgency};
 use lwm2mqtt::lwm2m::model::Models;
 use lwm2mqtt::lwm2m::{Path, Value, Version};
-use lwm2mqtt::mapping::{Plan, Source};
+use lwm2mqtt::mapping::{Compiled, Plan, Source};
 use lwm2mqtt::route::Route;
 use lwm2mqtt::server::bootstrap::Profiles;
 use lwm2mqtt::server::credentials::{Change, Policy};
@@ -83,6 +84,8 @@ pub struct Rig {
     pub served: BTreeMap<String, Digest>,
     /// Steps of handshakes that were to be run elsewhere.
     pub works: u32,
+    /// How often the mapping files were to be read.
+    pub readings: u32,
     timeout: Option<Instant>,
     wire: VecDeque<(Instant, Datagram)>,
 }
@@ -207,15 +210,30 @@ impl Rig {
 
     /// One mapping file for every device.
     pub fn plan(text: &str) -> Plan {
+        let compiled = Self::compile(text);
+        let plan = compiled.plan;
+        plan.unwrap_or_else(|| panic!("{:?}", compiled.diagnostics))
+    }
+
+    /// The mapping files are read again, which are one for every device.
+    pub fn read_mapping(&mut self, cause: MappingCause, text: &str) {
+        let Compiled { plan, diagnostics } = Self::compile(text);
+        self.input(Input::Mappings(MappingsRead {
+            cause,
+            files: 1,
+            plan,
+            diagnostics,
+        }));
+    }
+
+    fn compile(text: &str) -> Compiled {
         let source = Source {
             file: "test.toml".into(),
             text: format!(
                 "schema = 1\n[profile]\nid = \"test\"\n[match]\nendpoint = \"*\"\n{text}"
             ),
         };
-        let compiled = Plan::compile(&[source], &Models::builtin(), "lwm2mqtt");
-        let plan = compiled.plan;
-        plan.unwrap_or_else(|| panic!("{:?}", compiled.diagnostics))
+        Plan::compile(&[source], &Models::builtin(), "lwm2mqtt")
     }
 
     /// A gateway that everybody may join, with all that `adjust` changes.
@@ -240,6 +258,7 @@ impl Rig {
             weather: None,
             served: BTreeMap::new(),
             works: 0,
+            readings: 0,
             timeout: None,
             wire: VecDeque::new(),
         };
@@ -263,6 +282,7 @@ impl Rig {
             },
             admin: AdminAccess::All,
             has_store: true,
+            has_mappings: true,
             ..Settings::default()
         };
         Setup::new(settings, plan, [7; 32])
@@ -695,6 +715,7 @@ impl Rig {
                 Output::Serve { token, digest, .. } => {
                     self.served.insert(token.to_string(), digest);
                 }
+                Output::ReadMappings => self.readings += 1,
                 Output::Unserve(token) => {
                     self.served.remove(&*token);
                 }

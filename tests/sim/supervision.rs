@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lwm2mqtt::coap::{Code, Observe, Request, Response};
-use lwm2mqtt::gateway::Input;
+use lwm2mqtt::gateway::MappingCause;
 
 use crate::rig::{Rig, SENSOR, content};
 
@@ -307,8 +307,7 @@ fn a_stale_value_that_moves_to_another_topic_is_stale_there() {
     rig.run(3 * MINUTE);
     assert_eq!(rig.broker.json(VALUE)["quality"], "stale");
     let renamed = MAPPING.replace("\"temperature\"", "\"warmth\"");
-    rig.gateway.set_plan(rig.now, Rig::plan(&renamed));
-    rig.input(Input::Timeout);
+    rig.read_mapping(MappingCause::Signal, &renamed);
     let moved = rig.broker.json("lwm2mqtt/d/dev1/v/temperature-0/warmth");
     assert_eq!(moved["quality"], "stale");
 }
@@ -412,8 +411,7 @@ fn another_plan_asks_for_what_differs_and_moves_values_to_their_new_topics() {
     let before = rig.devices[device].requests.len();
     let said = rig.broker.log.len();
     let set_plan = |rig: &mut Rig, mapping: &str| {
-        rig.gateway.set_plan(rig.now, Rig::plan(mapping));
-        rig.input(Input::Timeout);
+        rig.read_mapping(MappingCause::Change, mapping);
         rig.run(2 * SECOND);
     };
     // The same once more.

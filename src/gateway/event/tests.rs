@@ -97,6 +97,17 @@ fn every_kind(text: &str) -> Vec<Event> {
         },
         Event::SpoolDropped { samples: 1 },
         Event::SpoolFailed { detail: text() },
+        Event::MappingLoaded {
+            files: 1,
+            hash: text(),
+            warnings: 1,
+        },
+        Event::MappingRejected {
+            files: 1,
+            hash: text(),
+            mistakes: 1,
+            diagnostics: vec![text()],
+        },
         Event::BrokerConnected { kept: true },
         Event::OtherGateway {
             gateway: text(),
@@ -176,6 +187,8 @@ const fn is_in_the_list(event: &Event) {
         | Event::PublishRefused { .. }
         | Event::SpoolDropped { .. }
         | Event::SpoolFailed { .. }
+        | Event::MappingLoaded { .. }
+        | Event::MappingRejected { .. }
         | Event::BrokerConnected { .. }
         | Event::OtherGateway { .. }
         | Event::BrokerDisconnected { .. }
