@@ -319,7 +319,7 @@ mod tests {
     fn of_a_folder_every_file_is_checked() {
         let report = check_paths(&[file("mappings"), file("no-such-folder")]);
         assert_eq!(codes(&report), ["unreadable"]);
-        assert_eq!(report.files, 1);
+        assert_eq!(report.files, 3);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-pub use reader::{At, Reader};
+pub use reader::{At, Document, Reader};
 pub use table::{Item, Table};
 
 /// A file that a person wrote.

@@ -11,6 +11,9 @@ use super::recover::{self, line_around};
 use super::table::Table;
 use super::{Diagnostic, Excerpt, MAX_EXCERPT, Place, Severity, nearest};
 
+/// A text taken apart, to be walked by [`Reader::root`].
+pub type Document<'a> = Spanned<DeTable<'a>>;
+
 /// One text, and the mistakes found in it so far.
 pub struct Reader {
     file: Arc<str>,
@@ -95,13 +98,18 @@ impl Reader {
     }
 
     /// The document without its broken statements, to be walked by [`Reader::root`].
-    pub fn document(&self) -> Spanned<DeTable<'_>> {
+    pub fn document(&self) -> Document<'_> {
         DeTable::parse_recoverable(&self.sound).0
     }
 
     /// The outermost table of a [`Reader::document`].
-    pub fn root<'a>(&'a self, document: &'a Spanned<DeTable<'a>>) -> Table<'a> {
+    pub fn root<'a>(&'a self, document: &'a Document<'a>) -> Table<'a> {
         Table::new(self, document.get_ref(), self.start(), String::new())
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The start of the text, for a mistake of the whole.

@@ -18,6 +18,16 @@ pub struct Table<'a> {
     name: String,
     known: Vec<&'static str>,
     elsewhere: Vec<(&'static str, String)>,
+    /// Where keys are looked for that do not stand in it, the first first.
+    under: Vec<Under<'a>>,
+}
+
+/// A table that another one is laid over.
+struct Under<'a> {
+    reader: &'a Reader,
+    entries: &'a DeTable<'a>,
+    /// Keys that the one above speaks of in another way.
+    hidden: &'static [&'static str],
 }
 
 impl<'a> Table<'a> {
@@ -29,7 +39,28 @@ impl<'a> Table<'a> {
             name,
             known: Vec::new(),
             elsewhere: Vec::new(),
+            under: Vec::new(),
         }
+    }
+
+    /// Lays it over `base`, below all that it lies over already: what does not stand in it is taken
+    /// from there, but for the keys `hidden`. Mistakes are reported where they stand; keys of `base`
+    /// that nobody knows are not.
+    pub fn lay_over(&mut self, base: &Self, hidden: &'static [&'static str]) {
+        self.under.push(Under {
+            reader: base.reader,
+            entries: base.entries,
+            hidden,
+        });
+    }
+
+    /// It and what it lies over, as far as they hold `key`.
+    fn holding(&self, key: &str) -> impl Iterator<Item = (&'a Reader, &'a DeTable<'a>)> {
+        let under = self.under.iter();
+        let under = under.filter(move |under| !under.hidden.contains(&key));
+        std::iter::once((self.reader, self.entries))
+            .chain(under.map(|under| (under.reader, under.entries)))
+            .filter(move |(_, entries)| entries.contains_key(key))
     }
 
     /// Where the table begins.
@@ -51,9 +82,9 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Whether the key stands in it.
+    /// Whether the key stands in it, or is taken from what it lies over.
     pub fn has(&self, key: &str) -> bool {
-        self.entries.contains_key(key)
+        self.holding(key).next().is_some()
     }
 
     /// Whether nothing stands in it.
@@ -61,11 +92,24 @@ impl<'a> Table<'a> {
         self.entries.is_empty()
     }
 
+    /// The text that stands at `key`, and no mistake if none does: a look before it is read.
+    pub fn peek_text(&self, key: &str) -> Option<&'a str> {
+        self.entries.get(key)?.get_ref().as_str()
+    }
+
     /// The value of `key`, which is known from now on.
     pub fn take(&mut self, key: &'static str) -> Option<Item<'a>> {
         self.known.push(key);
-        let (name, value) = self.entries.get_key_value(key)?;
-        Some(Item::new(self.reader, key, name.span(), value))
+        let (reader, entries) = self.holding(key).next()?;
+        item_in(reader, entries, key)
+    }
+
+    /// The same, and after it those of the tables that it lies over.
+    pub fn take_all(&mut self, key: &'static str) -> Vec<Item<'a>> {
+        self.known.push(key);
+        self.holding(key)
+            .filter_map(|(reader, entries)| item_in(reader, entries, key))
+            .collect()
     }
 
     /// The value of `key`, which must be there.
@@ -185,6 +229,15 @@ impl<'a> Table<'a> {
             self.reader.error("unknown-key", &at, message, hint);
         }
     }
+}
+
+fn item_in<'a>(
+    reader: &'a Reader,
+    entries: &'a DeTable<'a>,
+    key: &'static str,
+) -> Option<Item<'a>> {
+    let (name, value) = entries.get_key_value(key)?;
+    Some(Item::new(reader, key, name.span(), value))
 }
 
 /// A value and the key it stands at.

@@ -101,6 +101,10 @@ impl Profile {
             match (rule.pattern.object, rule.pattern.resource) {
                 (_, Some(resource)) if is_observable(models, object, resource) => {
                     let path = Path::resource(object, instance, resource);
+                    // Its values are another rule's, and so is the observation.
+                    if !self.counts(rule, path) {
+                        continue;
+                    }
                     named.entry(path).or_insert(&rule.attributes);
                 }
                 (about, None) => {
@@ -139,6 +143,16 @@ impl Profile {
                 && rule.pattern.object.is_none_or(|id| id == object)
                 && instance.is_none_or(|id| rule.pattern.instance.is_none_or(|own| own == id))
         })
+    }
+
+    /// Whether the values of the resource `path`, or of its instance that the rule names, go by it.
+    fn counts(&self, rule: &SignalRule, path: Path) -> bool {
+        let of_instance = rule.pattern.index.map(|index| index.unwrap_or(0));
+        let path = of_instance
+            .and_then(|index| path.child(index))
+            .unwrap_or(path);
+        self.rule(&path)
+            .is_some_and(|winner| std::ptr::eq(winner, rule))
     }
 
     /// Whether what no rule names in this object is observed as without a mapping: the profile

@@ -63,7 +63,7 @@ pub struct Profile {
     pub(super) area: Option<String>,
     pub(super) strategy: Strategy,
     pub(super) instances: InstanceNames,
-    /// The most specific first.
+    /// Those of the file, then those of what it extends; of each the most specific first.
     pub(super) signals: Vec<SignalRule>,
     pub(super) commands: BTreeMap<String, Command>,
     /// How long a device in queue mode listens after a message of its own.
@@ -105,7 +105,7 @@ impl Profile {
         self.priority
     }
 
-    /// Six hex digits that change with the mapping file.
+    /// Six hex digits that change with the mapping file, and with those that it extends.
     pub fn hash(&self) -> &str {
         &self.hash
     }

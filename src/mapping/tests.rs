@@ -1,6 +1,7 @@
 //! What a compiled plan answers.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::*;
 use crate::lwm2m::path::Path;
@@ -387,6 +388,260 @@ fn a_file_of_an_earlier_folder_replaces_one_with_the_same_id() {
     let refused = compile("etc/b.toml");
     assert!(refused.plan.is_none());
     assert_eq!(refused.diagnostics[0].code, "duplicate-profile");
+}
+
+fn compiled(files: &[&str]) -> Compiled {
+    let sources: Vec<_> = files
+        .iter()
+        .enumerate()
+        .map(|(number, text)| Source {
+            file: format!("{number}.toml"),
+            text: format!("schema = 1\n{text}"),
+        })
+        .collect();
+    Plan::compile(&sources, &Models::builtin(), "lwm2mqtt")
+}
+
+/// The profile `mine` of several files.
+fn mine(files: &[&str]) -> Profile {
+    let compiled = compiled(files);
+    let plan = compiled
+        .plan
+        .unwrap_or_else(|| panic!("{:?}", compiled.diagnostics));
+    let mut profiles = plan.profiles();
+    profiles
+        .find(|profile| profile.id() == Some("mine"))
+        .unwrap()
+        .clone()
+}
+
+const BASE: &str = r#"
+    [profile]
+    id = "base"
+    [defaults]
+    qos = 0
+    observe = { pmin = 7, pmax = 70 }
+    [instances]
+    "3303/0" = "one"
+    "3303/1" = "two"
+    "3304/*" = "wet-{iid}"
+    [[signal]]
+    name = "temperature"
+    path = "/3303/*/5700"
+    observe = { pmin = 5 }
+    format = "value"
+    [[signal]]
+    name = "hottest"
+    path = "/3303/*/5602"
+    [[command]]
+    name = "reset"
+    execute = "/3303/0/5605"
+    ttl = "1h"
+"#;
+
+fn signal(profile: &Profile, path: &str) -> Signal {
+    let path = path.parse().unwrap();
+    match profile.signal("dev1", &facts(&[]), &path, &Models::builtin()) {
+        Destination::Signal(signal) => signal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_extending_file_replaces_key_by_key() {
+    let profile = mine(&[
+        BASE,
+        r#"
+        [profile]
+        id = "mine"
+        extends = ["base"]
+        [match]
+        endpoint = "*"
+        [defaults]
+        qos = 1
+        history = true
+        observe = { pmax = 90 }
+        [instances]
+        "3303/1" = "probe"
+        [[signal]]
+        name = "warmth"
+        path = "/3303/*/5700"
+        observe = { pmax = 80 }
+        [[command]]
+        name = "reset"
+        steps = [{ write = "/3308/0/5900", value = 1.0 }, { execute = "/3303/0/5605" }]
+        "#,
+    ]);
+    let warmth = signal(&profile, "/3303/1/5700");
+    assert_eq!(&*warmth.topic, "lwm2mqtt/d/dev1/v/probe/warmth");
+    // Of the base what the file does not say; its defaults over those of the base.
+    assert_eq!(
+        (warmth.format, warmth.qos, warmth.history.is_some()),
+        (Format::Value, 1, true)
+    );
+    // What the file does not name is the base's, with the base's defaults alone.
+    let hottest = signal(&profile, "/3303/0/5602");
+    assert_eq!(&*hottest.topic, "lwm2mqtt/d/dev1/v/one/hottest");
+    assert_eq!(
+        (hottest.format, hottest.qos, hottest.history),
+        (Format::Json, 0, None)
+    );
+    assert_eq!(
+        topic(&profile, "/3304/2/5700"),
+        "lwm2mqtt/d/dev1/v/wet-2/sensor-value"
+    );
+    let objects = registered(&[(3303, &[0])]);
+    assert_eq!(
+        observations(&profile, &facts(&objects)),
+        [
+            "/3303/0 pmin=7 pmax=80",
+            "/3303/0/5602 pmin=7 pmax=70",
+            "/3303/0/5700 pmin=5 pmax=80"
+        ]
+    );
+    let reset = profile.command("reset").unwrap();
+    assert_eq!(reset.steps.len(), 2);
+    assert_eq!(reset.waits.ttl, Some(Duration::from_secs(3600)));
+    assert_eq!(profile.commands().count(), 1);
+}
+
+#[test]
+fn the_later_base_counts_and_one_behind_all_that_extend_it() {
+    let named = |id: &str, extends: &str, name: &str| {
+        format!(
+            "[profile]\nid = \"{id}\"\nextends = [{extends}]\n[instances]\n\"3303/0\" = \"{name}\"\n\
+             [match]\n[[signal]]\npath = \"/3303/*/5700\"\nname = \"by-{id}\"\n"
+        )
+    };
+    let root = named("root", "", "root");
+    let a = named("a", "\"root\"", "a");
+    let b = named("b", "\"root\"", "b");
+    let plain = "[profile]\nid = \"b\"\nextends = [\"root\"]\n[match]\n";
+    let extending = |bases: &str| {
+        format!("[profile]\nid = \"mine\"\nextends = [{bases}]\n[match]\nendpoint = \"*\"\n")
+    };
+    let of = |b: &str, bases: &str| {
+        let profile = mine(&[&root, &a, b, &extending(bases)]);
+        topic(&profile, "/3303/0/5700")
+    };
+    assert_eq!(of(&b, r#""a", "b""#), "lwm2mqtt/d/dev1/v/b/by-b");
+    assert_eq!(of(&b, r#""b", "a""#), "lwm2mqtt/d/dev1/v/a/by-a");
+    // What both extend does not undo what one of them says.
+    assert_eq!(of(plain, r#""a", "b""#), "lwm2mqtt/d/dev1/v/a/by-a");
+}
+
+#[test]
+fn what_a_file_says_of_many_counts_before_what_its_base_says_of_one() {
+    let profile = mine(&[
+        r#"
+        [profile]
+        id = "base"
+        [instances]
+        "3303/0" = "air"
+        [[signal]]
+        path = "/3303/0/5700"
+        name = "temperature"
+        observe = { st = 1 }
+        "#,
+        r#"
+        [profile]
+        id = "mine"
+        extends = ["base"]
+        unmapped = "drop"
+        [match]
+        endpoint = "*"
+        [instances]
+        "3303/*" = "t-{iid}"
+        [[signal]]
+        path = "/3303/*/5700"
+        source = "send"
+        "#,
+    ]);
+    assert_eq!(
+        topic(&profile, "/3303/0/5700"),
+        "lwm2mqtt/d/dev1/v/t-0/sensor-value"
+    );
+    let objects = registered(&[(3303, &[0])]);
+    assert!(observations(&profile, &facts(&objects)).is_empty());
+}
+
+#[test]
+fn the_hash_of_a_profile_changes_with_what_it_extends() {
+    let extending = "[profile]\nid = \"mine\"\nextends = [\"base\"]\n[match]\nendpoint = \"*\"\n";
+    let hash = |base: &str| mine(&[base, extending]).hash().to_owned();
+    assert_eq!(hash(BASE), hash(BASE));
+    assert_ne!(hash(BASE), hash(&BASE.replace("hottest", "warmest")));
+}
+
+#[test]
+fn circles_are_said_in_every_file_of_them() {
+    let file = |id: &str, base: &str| {
+        format!("[profile]\nid = \"{id}\"\nextends = [\"{base}\"]\n[match]\nendpoint = \"*\"\n")
+    };
+    let found = compiled(&[
+        &file("a", "b"),
+        &file("b", "c"),
+        &file("c", "a"),
+        &file("d", "d"),
+        &file("e", "a"),
+    ]);
+    let said: Vec<_> = found.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "0.toml:4:1: error[circular-extends]: this extends itself: `b`, which extends `c`, which extends `a`",
+            "1.toml:4:1: error[circular-extends]: this extends itself: `c`, which extends `a`, which extends `b`",
+            "2.toml:4:1: error[circular-extends]: this extends itself: `a`, which extends `b`, which extends `c`",
+            "3.toml:4:1: error[circular-extends]: `d` extends itself",
+        ]
+    );
+}
+
+#[test]
+fn a_mistake_of_a_base_is_said_once_and_one_of_the_whole_where_it_is_put_together() {
+    let base = r#"
+        [profile]
+        id = "base"
+        [[signal]]
+        path = "/3303/*/5700"
+        topic = "{device.area}/{device}/{inst}/{name}"
+        pmin = 3
+    "#;
+    let extending = |id: &str| {
+        format!("[profile]\nid = \"{id}\"\nextends = [\"base\"]\n[match]\nendpoint = \"*\"\n")
+    };
+    let found = compiled(&[base, &extending("a"), &extending("b")]);
+    let said: Vec<_> = found.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "0.toml:8:9: error[unknown-key]: unknown key `pmin` in [signal]",
+            "1.toml:4:1: error[missing-key]: a topic of what is extended has `{device.area}` in it, but [device] has no `area`",
+            "2.toml:4:1: error[missing-key]: a topic of what is extended has `{device.area}` in it, but [device] has no `area`",
+        ]
+    );
+}
+
+#[test]
+fn raw_paths_are_had_by_extending_them() {
+    let profile = mine(&[r#"
+        [profile]
+        id = "mine"
+        extends = ["raw-paths"]
+        [match]
+        endpoint = "*"
+        [[signal]]
+        path = "/3303/0/5700"
+        name = "warmth"
+        "#]);
+    assert_eq!(
+        topic(&profile, "/3303/1/5700"),
+        "lwm2mqtt/p/dev1/3303/1/5700"
+    );
+    assert_eq!(
+        topic(&profile, "/3303/0/5700"),
+        "lwm2mqtt/d/dev1/v/temperature-0/warmth"
+    );
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod history;
 mod joining;
 mod live;
 mod operations;
+mod profiles;
 mod queue;
 mod reload;
 mod renaming;

@@ -6,51 +6,89 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Scope;
-use crate::diagnostic::At;
+use crate::diagnostic::{At, Reader};
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::{Id, Path};
 use crate::mapping::DeviceFacts;
 use crate::mapping::profile::Profile;
 use crate::mapping::signal::Destination;
 
-/// Where the parts of a profile stand in its file.
-#[derive(Default)]
-pub(super) struct Places {
-    /// One for each of the profile's signals.
-    pub(super) rules: Vec<At>,
-    pub(super) instances: BTreeMap<(Id, Option<Id>), At>,
+/// A place in a file.
+pub(super) struct Place<'a> {
+    reader: &'a Reader,
+    at: At,
 }
 
-impl Places {
-    /// What in the file gives `path` its topic; none where the registry does.
-    fn of(&self, profile: &Profile, path: &Path) -> Option<(&At, bool)> {
+impl<'a> Place<'a> {
+    pub(super) fn new(reader: &'a Reader, at: At) -> Self {
+        Self { reader, at }
+    }
+
+    /// Whether it is in the file itself, and not in one that it extends.
+    fn is_own(&self, scope: Scope<'_>) -> bool {
+        std::ptr::eq(self.reader, scope.reader)
+    }
+}
+
+/// Where the parts of a profile stand in its file, or in those that it extends.
+#[derive(Default)]
+pub(super) struct Places<'a> {
+    /// One for each of the profile's signals.
+    pub(super) rules: Vec<Place<'a>>,
+    pub(super) instances: BTreeMap<(Id, Option<Id>), Place<'a>>,
+}
+
+impl<'a> Places<'a> {
+    /// What gives `path` its topic, and whether that is a signal; none where the registry does.
+    fn of(&self, profile: &Profile, path: &Path) -> Vec<(&Place<'a>, bool)> {
         let rule = profile
             .signals
             .iter()
             .position(|rule| rule.pattern.matches(path));
-        if let Some(at) = rule.and_then(|index| self.rules.get(index)) {
-            return Some((at, true));
-        }
-        let (object, instance) = (path.object_id()?, path.instance_id());
-        self.instances
-            .get(&(object, instance))
-            .or_else(|| self.instances.get(&(object, None)))
-            .map(|at| (at, false))
+        let rule = rule.and_then(|index| self.rules.get(index));
+        let instance = || {
+            let (object, instance) = (path.object_id()?, path.instance_id());
+            let exact = self.instances.get(&(object, instance));
+            exact.or_else(|| self.instances.get(&(object, None)))
+        };
+        let rule = rule.map(|place| (place, true));
+        rule.into_iter()
+            .chain(instance().map(|place| (place, false)))
+            .collect()
+    }
+
+    /// The best place to say something about these paths: in the file itself rather than in one
+    /// that it extends, and a signal rather than an instance.
+    fn best<'s>(
+        &'s self,
+        profile: &Profile,
+        scope: Scope<'s>,
+        paths: &[Path],
+    ) -> Option<(&'s Reader, &'s At)> {
+        let (place, _) = paths
+            .iter()
+            .flat_map(|path| self.of(profile, path))
+            .max_by_key(|(place, is_rule)| (place.is_own(scope), *is_rule))?;
+        Some(match place.is_own(scope) {
+            true => (place.reader, &place.at),
+            // It is sound for itself.
+            false => (scope.reader, scope.extends),
+        })
     }
 }
 
 /// Reports signals with the same path and signals with the same topic.
-pub(super) fn find(profile: &Profile, scope: Scope<'_>, places: &Places) {
+pub(super) fn find(profile: &Profile, scope: Scope<'_>, places: &Places<'_>) {
     for (index, rule) in profile.signals.iter().enumerate() {
         let earlier = profile
             .signals
             .iter()
             .take(index)
             .any(|other| other.pattern == rule.pattern);
-        if let Some(at) = places.rules.get(index).filter(|_| earlier) {
-            scope.reader.error(
+        if let Some(place) = places.rules.get(index).filter(|_| earlier) {
+            place.reader.error(
                 "duplicate-path",
-                at,
+                &place.at,
                 format!("{} has two signals", rule.pattern),
                 "keep one of them",
             );
@@ -66,8 +104,8 @@ pub(super) fn find(profile: &Profile, scope: Scope<'_>, places: &Places) {
             continue;
         };
         if holder == path {
-            if let Some((at, _)) = places.of(profile, &path) {
-                scope.reader.error(
+            if let Some((reader, at)) = places.best(profile, scope, &[path]) {
+                reader.error(
                     "topic-clash",
                     at,
                     format!("the last value of {path} and its samples would both be published to {topic}"),
@@ -81,14 +119,10 @@ pub(super) fn find(profile: &Profile, scope: Scope<'_>, places: &Places) {
         if rule(&path).is_some() && rule(&path) == rule(&holder) {
             continue;
         }
-        let place = [path, holder]
-            .iter()
-            .filter_map(|path| places.of(profile, path))
-            .max_by_key(|(_, is_rule)| *is_rule);
-        if let Some((at, _)) = place
+        if let Some((reader, at)) = places.best(profile, scope, &[path, holder])
             && reported.insert(at.start())
         {
-            scope.reader.error(
+            reader.error(
                 "topic-clash",
                 at,
                 format!("{holder} and {path} would both be published to {topic}"),

@@ -25,6 +25,17 @@ struct Names<'a> {
     used: Vec<String>,
 }
 
+/// What a command takes from none that it replaces: what it does is said in one way.
+pub(super) fn hidden(table: &Table<'_>) -> &'static [&'static str] {
+    if table.has("execute") {
+        &["steps", "atomic"]
+    } else if table.has("steps") {
+        &["execute", "args", "atomic"]
+    } else {
+        &[]
+    }
+}
+
 pub(super) fn read(
     mut table: Table<'_>,
     scope: super::Scope<'_>,
@@ -54,7 +65,9 @@ pub(super) fn read(
         used: Vec::new(),
     };
     let steps = read_steps(&mut table, scope, &mut names);
-    if let Some(item) = &parameters_item {
+    // Those of a command that this one replaces in part are not its mistake.
+    let own = |item: &&Item<'_>| std::ptr::eq(item.reader(), table.reader());
+    if let Some(item) = parameters_item.as_ref().filter(own) {
         for (name, _) in &parameters {
             if !names.used.contains(name) {
                 item.warning(

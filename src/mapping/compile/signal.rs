@@ -61,9 +61,12 @@ impl<'a> Defaults<'a> {
         defaults.topic = table
             .take("topic")
             .and_then(|item| Some((item, topic::read(&item, scope)?)));
-        if let Some(item) = table.take("observe") {
-            defaults.observe = attributes::read(&item, &NotificationAttributes::default());
-            attributes::check(&item, &defaults.observe, &Subject::default());
+        let observe = table.take_all("observe");
+        for item in observe.iter().rev() {
+            defaults.observe = attributes::read(item, &defaults.observe);
+        }
+        if let Some(item) = observe.first() {
+            attributes::check(item, &defaults.observe, &Subject::default());
             if defaults.observe.validate().is_err() {
                 // Said once is enough: no signal inherits it.
                 defaults.observe = NotificationAttributes::default();
@@ -163,20 +166,29 @@ pub(super) fn read<'a>(
     let kind = read_kind(&mut table, &subject);
     let observed = read_source(&mut table);
     let mut attributes = subject.applicable(&defaults.observe);
-    if let Some(item) = table.take("observe") {
-        attributes = attributes::read(&item, &attributes);
-        attributes::check(&item, &attributes, &subject);
+    let observe = table.take_all("observe");
+    for item in observe.iter().rev() {
+        attributes = attributes::read(item, &attributes);
+    }
+    if let Some(item) = observe.first() {
+        attributes::check(item, &attributes, &subject);
     }
     let (transform, unit) = match table.take("value") {
         Some(item) => value::read(&item, &subject),
         None => (None, Unit::Model),
+    };
+    // A base is for no device itself; whoever extends it has the area.
+    let signal_needs_area = |item: &Item<'_>, template: &Template| {
+        if !selector.never {
+            topic::needs_area(item, template, area, Some(scope));
+        }
     };
     let own_topic = table
         .take("topic")
         .map(|item| topic::read(&item, scope).map(|template| (item, template)));
     let topic = own_topic.unwrap_or_else(|| defaults.topic.clone());
     if let (Some((item, template)), Some(pattern)) = (&topic, &pattern) {
-        topic::needs_area(item, template, area);
+        signal_needs_area(item, template);
         topic::distinguishes(item, template, pattern, subject.several, selector);
     }
     let mut qos = defaults.qos;
@@ -186,7 +198,7 @@ pub(super) fn read<'a>(
     let retain = read_retain(&mut table, kind).or(defaults.retain);
     let history = read_history(&mut table, scope, kind, defaults.history);
     if let (Some((item, template)), Some(pattern)) = (&history.topic, &pattern) {
-        topic::needs_area(item, template, area);
+        signal_needs_area(item, template);
         topic::distinguishes(item, template, pattern, subject.several, selector);
     }
     let mut stale_after = defaults.stale_after;

@@ -108,8 +108,24 @@ fn objection(template: &Template, base: &str) -> Option<(&'static str, &'static 
 }
 
 /// `{device.area}` needs an area.
-pub(super) fn needs_area(item: &Item<'_>, template: &Template, area: Option<&str>) {
-    if template.has(Field::DeviceArea) && area.is_none() {
+pub(super) fn needs_area(
+    item: &Item<'_>,
+    template: &Template,
+    area: Option<&str>,
+    scope: Option<Scope<'_>>,
+) {
+    if !template.has(Field::DeviceArea) || area.is_some() {
+        return;
+    }
+    // What the file extends is sound; the area is missing here.
+    if let Some(scope) = scope.filter(|scope| !std::ptr::eq(scope.reader, item.reader())) {
+        scope.reader.error(
+            "missing-key",
+            scope.extends,
+            "a topic of what is extended has `{device.area}` in it, but [device] has no `area`",
+            "add `area = \"…\"` under [device]",
+        );
+    } else {
         item.reader().error(
             "missing-key",
             &item.at_part("{device.area}"),
