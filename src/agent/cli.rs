@@ -10,7 +10,9 @@ use tokio::runtime::Runtime;
 use crate::agent::config::{Config, Loaded, Missing, Sources};
 use crate::agent::run::{Agent, terminated};
 use crate::agent::setup::{self, Obstacle};
-use crate::agent::{acl, check, config, contract, device, firmware, log, operate, simulate};
+use crate::agent::{
+    acl, check, config, contract, device, firmware, log, operate, retained, simulate,
+};
 use crate::diagnostic::Diagnostic;
 
 /// Failure at run time.
@@ -64,6 +66,7 @@ enum Command {
     #[command(after_help = "Examples:\n  lwm2mqtt status\n  lwm2mqtt status --json")]
     Status,
     Acl(acl::Acl),
+    Retained(retained::RetainedCommand),
     /// Print files made from the program's own knowledge
     Generate {
         #[command(subcommand)]
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Firmware(args) => asked(file, |config| firmware::run(config, &args, json)),
         Command::Device(args) => asked(file, |config| device::run(config, &args, json)),
         Command::Operate(operation) => asked(file, |config| operate::run(config, &operation, json)),
+        Command::Retained(args) => asked(file, |config| retained::run(config, &args, json)),
         Command::Acl(args) => asked(file, |config| Ok(acl::run(config, &args))),
         Command::Status => asked(file, |config| device::status(config, json)),
         Command::Generate {

@@ -30,6 +30,7 @@ pub mod log;
 pub mod mappings;
 pub mod mqtt;
 pub mod operate;
+pub mod retained;
 pub mod run;
 pub mod serving;
 pub mod setup;

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::agent::dtls::Engines;
 use crate::agent::local::{self, Local};
 use crate::agent::mqtt::{self, Link, Subscription};
+use crate::agent::retained::Finder;
 use crate::agent::serving::{self, Serving};
 use crate::agent::socket::{DATAGRAM_MAX, Sockets};
 use crate::agent::store::Unstored;
@@ -99,6 +100,7 @@ pub struct Agent {
     sockets: Sockets,
     gateway: Gateway,
     link: Link,
+    finder: Finder,
     worker: Worker,
     engines: Option<Engines>,
     /// Which generation of authorities the engine trusts.
@@ -157,6 +159,7 @@ impl Agent {
         let Subscriptions { requests, retained } = gateway.subscriptions();
         let requests = requests.into_iter().map(Subscription::requests);
         let retained = retained.into_iter().map(Subscription::retained);
+        let finder = Finder::new(&options.mqtt);
         let link = mqtt::connect(mqtt::Settings {
             will: Some(gateway.will()),
             subscriptions: requests.chain(retained).collect(),
@@ -167,6 +170,7 @@ impl Agent {
             sockets,
             gateway,
             link,
+            finder,
             worker: Worker::start()?,
             engines: options.engines,
             trusted,
@@ -210,6 +214,9 @@ impl Agent {
                 event = self.local.event() => {
                     self.local.handle(self.clock.now(), event, &mut self.gateway);
                     self.renew_engine();
+                }
+                found = self.finder.found() => {
+                    self.gateway.handle(self.clock.now(), Input::Retained(found));
                 }
                 fetched = self.serving.fetched() => {
                     let serving::Fetched { device, bytes } = fetched;
@@ -293,6 +300,7 @@ impl Agent {
             }
             Output::Admin { id, reply, more } => self.local.answer(id, reply, more),
             Output::Event(event) => log(&event),
+            Output::ReadRetained { filter, whose } => self.finder.look(filter, whose),
             Output::ReadMappings => self.local.read_mappings(),
             Output::LoadImage(digest) => self.local.load_image(digest),
             Output::Serve {

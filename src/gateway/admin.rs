@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use self::book::{Arguments, Entry, Keys};
+use crate::gateway::audit::Find;
 use crate::gateway::command::Asker;
 use crate::gateway::publish::{Message, Properties, Publish};
 use crate::gateway::{Event, Gateway, Output, Purpose};
@@ -66,7 +67,8 @@ fn is_reading(verb: &str) -> Option<bool> {
         "firmware/start" | "firmware/cancel" => false,
         "device/add" | "device/remove" | "device/rename" | "device/approve" => false,
         "device/bootstrap" | "permit_join" => false,
-        "mapping/reload" => false,
+        "retained/audit" => true,
+        "mapping/reload" | "retained/clean" => false,
         _ => return None,
     })
 }
@@ -159,6 +161,14 @@ impl Gateway {
             "mapping/reload" => {
                 Arguments::new(object, &[])?;
                 self.reload_mappings(waiter).map(|()| None)
+            }
+            "retained/audit" | "retained/clean" => {
+                Arguments::new(object, &[])?;
+                let find = match verb {
+                    "retained/clean" => Find::Delete,
+                    _ => Find::Tell,
+                };
+                self.audit(find, waiter).map(|()| None)
             }
             _ => self.admin_now(now, verb, object, keys).map(Some),
         }

@@ -46,6 +46,11 @@ impl Cleared {
         }
     }
 
+    /// Whether a topic was deleted, and the broker may not know it.
+    pub(super) fn is_owed(&self, topic: &str) -> bool {
+        self.topics.get(topic).is_some_and(|grave| grave.owed)
+    }
+
     fn insert(&mut self, topic: &Arc<str>, grave: Grave) {
         self.remove(topic);
         if !grave.owed {
@@ -102,6 +107,7 @@ impl Gateway {
         let Some(grave) = self.cleared.topics.get(&publish.topic).copied() else {
             return;
         };
+        self.audit.note_deleted(&publish.topic);
         let grave = Grave {
             owed: false,
             ..grave
@@ -158,7 +164,7 @@ impl Gateway {
     }
 
     /// The retained topics of all devices, but for those that come and go with commands.
-    fn standing_topics(&self) -> Vec<Arc<str>> {
+    pub(super) fn standing_topics(&self) -> Vec<Arc<str>> {
         let devices = self.devices.iter().filter(|device| !device.removed);
         devices
             .flat_map(|device| {

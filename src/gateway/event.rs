@@ -267,6 +267,11 @@ pub enum Event {
         /// The first of them, each with its place.
         diagnostics: Vec<String>,
     },
+    /// Topics that the broker retained and nobody answered for were deleted.
+    RetainedCleaned {
+        /// How many.
+        topics: usize,
+    },
     /// The broker is there. For the log alone.
     BrokerConnected {
         /// Whether it had kept our retained messages.
@@ -410,6 +415,7 @@ impl Event {
             | Self::UpdateDone { .. }
             | Self::JoinWindowClosed
             | Self::MappingLoaded { .. }
+            | Self::RetainedCleaned { .. }
             | Self::BrokerConnected { .. }
             | Self::BootstrapStarted { .. }
             | Self::BootstrapProgress { .. }
@@ -529,6 +535,7 @@ impl Event {
                 write!(f, "mapping files read: {files}, mistakes: {mistakes}; the mappings stay as they were, hash {hash}")?;
                 diagnostics.first().map_or(Ok(()), |first| write!(f, ": {first}"))
             }
+            Self::RetainedCleaned { topics } => write!(f, "deleted at the broker, because nobody answered for them: {topics} topics"),
             Self::BrokerConnected { kept: true } => f.write_str("connected to the broker"),
             Self::BrokerConnected { kept: false } => f.write_str("connected to the broker; it has none of our retained messages, publishing them again"),
             Self::DeviceJoined { endpoint } => write!(f, "{}: approved through the join window", endpoint.escape_debug()),

@@ -6,6 +6,7 @@
 mod account;
 pub mod admin;
 mod answered;
+mod audit;
 mod awaiting;
 mod birth;
 mod bootstrap;
@@ -47,6 +48,7 @@ use rand::{RngExt, SeedableRng};
 use crate::coap;
 use crate::dtls::{Engine, Saved, Work};
 use crate::gateway::answered::Answered;
+use crate::gateway::audit::Audit;
 use crate::gateway::broker::Broker;
 use crate::gateway::cleared::Cleared;
 use crate::gateway::command::{Command, CommandId};
@@ -72,6 +74,7 @@ use crate::server::{self, DeviceId, OperationId, Server};
 use crate::time::{Instant, Now};
 
 pub use admin::{AdminAccess, AdminError};
+pub use audit::Retained;
 pub use broker::Subscriptions;
 pub use event::{Event, Severity};
 pub use publish::Message;
@@ -248,6 +251,8 @@ pub enum Input<'a> {
         /// Why, for a person.
         why: String,
     },
+    /// What the broker retains was read, or why not: the answer to [`Output::ReadRetained`].
+    Retained(Result<Retained, String>),
     /// The mapping files were read: at a change, or as the answer to [`Output::ReadMappings`].
     Mappings(MappingsRead),
     /// The content of an image, or why there is none: the answer to [`Output::LoadImage`].
@@ -295,6 +300,14 @@ pub enum Output {
     },
     /// Something for the log.
     Event(Event),
+    /// Find out, by a connection of its own, what the broker retains below a topic filter, and give
+    /// it back as [`Input::Retained`].
+    ReadRetained {
+        /// Which topics.
+        filter: String,
+        /// The one whose payload is wanted as well.
+        whose: Arc<str>,
+    },
     /// Read the mapping files, and give them back as [`Input::Mappings`].
     ReadMappings,
     /// Load an image, and give it back as [`Input::Image`].
@@ -372,6 +385,7 @@ pub struct Gateway {
     models: Arc<Models>,
     plan: Plan,
     reload: Reload,
+    audit: Audit,
     server: Server,
     /// Indexed by [`DeviceId`].
     devices: Vec<Device>,
@@ -453,6 +467,7 @@ impl Gateway {
             models,
             plan,
             reload: Reload::default(),
+            audit: Audit::default(),
             server,
             devices: Vec::new(),
             by_name: keyed::map(&mut rng),
@@ -504,6 +519,7 @@ impl Gateway {
                 self.on_unspooled(now, &change, &why);
                 self.server.unstored(now, &change, &why);
             }
+            Input::Retained(read) => self.on_retained(now, read),
             Input::Mappings(read) => self.on_mappings(now, read),
             Input::Image { digest, content } => self.on_image(now, digest, content),
             Input::Fetched { device, bytes } => self.on_fetched(now, device, bytes),

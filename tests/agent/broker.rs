@@ -182,6 +182,14 @@ impl Subscriber {
         wait.await.expect("the message within 30 s")
     }
 
+    /// Publishes something for good, and sees it off.
+    pub(crate) async fn retain(&mut self, topic: &str, payload: &str) {
+        let payload = payload.as_bytes().to_vec();
+        let sent = self.client.publish(topic, QoS::AtLeastOnce, true, payload);
+        sent.await.unwrap();
+        self.acknowledged().await;
+    }
+
     /// Publishes a request, and sees it off. With a response topic or correlation data it also
     /// carries a Message Expiry Interval; without either, no property at all.
     pub(crate) async fn request(
@@ -207,6 +215,10 @@ impl Subscriber {
                 .await
         };
         sent.unwrap();
+        self.acknowledged().await;
+    }
+
+    async fn acknowledged(&mut self) {
         loop {
             match self.events.poll().await.unwrap() {
                 Event::Incoming(Packet::PubAck(_)) => return,

@@ -23,6 +23,7 @@ mod mappings;
 mod mqtt;
 mod operate;
 mod outage;
+mod retained;
 mod scripted;
 #[cfg(feature = "dtls")]
 mod secure;

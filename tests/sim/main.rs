@@ -22,6 +22,7 @@ mod queue;
 mod reload;
 mod renaming;
 mod restart;
+mod retained;
 mod rig;
 mod road;
 mod safety;

@@ -14,7 +14,7 @@ use lwm2mqtt::gateway::outbox::{Session, Ticket};
 use lwm2mqtt::gateway::publish::{Publish, Qos};
 use lwm2mqtt::gateway::{
     AdminAccess, Event, Gateway, Input, MappingCause, MappingsRead, Message, Output, Replies,
-    Settings, Setup,
+    Retained, Settings, Setup,
 };
 use lwm2mqtt::kept::{self, Changes, Urgency};
 use lwm2mqtt::lwm2m::model::Models;
@@ -86,6 +86,8 @@ pub struct Rig {
     pub works: u32,
     /// How often the mapping files were to be read.
     pub readings: u32,
+    /// What was found that the broker retains, and the gateway was not told.
+    pub audited: Option<Retained>,
     timeout: Option<Instant>,
     wire: VecDeque<(Instant, Datagram)>,
 }
@@ -259,6 +261,7 @@ impl Rig {
             served: BTreeMap::new(),
             works: 0,
             readings: 0,
+            audited: None,
             timeout: None,
             wire: VecDeque::new(),
         };
@@ -716,6 +719,16 @@ impl Rig {
                     self.served.insert(token.to_string(), digest);
                 }
                 Output::ReadMappings => self.readings += 1,
+                Output::ReadRetained { filter, whose } => {
+                    let prefix = filter.strip_suffix('#').unwrap();
+                    let topics = self.broker.retained.keys();
+                    let topics = topics.filter(|topic| topic.starts_with(prefix));
+                    self.audited = Some(Retained {
+                        topics: topics.cloned().collect(),
+                        whose: self.broker.retained.get(&*whose).cloned(),
+                        complete: true,
+                    });
+                }
                 Output::Unserve(token) => {
                     self.served.remove(&*token);
                 }
@@ -796,6 +809,26 @@ impl Rig {
                 self.wire.insert(place, (arrival, datagram));
             }
         }
+    }
+}
+
+/// At the end of each test, whatever stands at the broker is in the ledger.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let is_settled =
+            self.broker.connected && !self.broker.silent && !self.away && self.gateway.is_drained();
+        if std::thread::panicking() || !is_settled {
+            return;
+        }
+        let ledger = self.gateway.ledger();
+        let topics = self.broker.retained.keys();
+        let unknown: Vec<_> = topics
+            .filter(|topic| !ledger.contains(topic.as_str()))
+            .collect();
+        assert!(
+            unknown.is_empty(),
+            "retained, and not in the ledger: {unknown:?}"
+        );
     }
 }
 

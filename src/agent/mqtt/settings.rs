@@ -71,6 +71,9 @@ pub struct Settings {
     pub will: Option<Publish>,
     /// Sent after each connecting.
     pub subscriptions: Vec<Subscription>,
+    /// Whether the broker is to keep nothing of the connection once it has ended; else MQTT 5 has it
+    /// keep the session for ten minutes.
+    pub passing: bool,
     /// For the jitter of the back-off.
     pub seed: u64,
 }
@@ -88,6 +91,7 @@ impl Settings {
             keep_alive: Duration::from_secs(30),
             will: None,
             subscriptions: Vec::new(),
+            passing: false,
             seed: 0,
         }
     }

@@ -34,9 +34,9 @@ pub(super) fn connect(
             let connect = v5::Connect {
                 keep_alive,
                 client_id,
-                clean_start: false,
+                clean_start: settings.passing,
                 properties: Some(v5::ConnectProperties {
-                    session_expiry_interval: Some(SESSION_EXPIRY),
+                    session_expiry_interval: (!settings.passing).then_some(SESSION_EXPIRY),
                     receive_maximum: Some(RECEIVE_MAXIMUM),
                     max_packet_size: Some(PACKET_MAX as u32),
                     ..v5::ConnectProperties::default()

@@ -97,6 +97,7 @@ fn every_kind(text: &str) -> Vec<Event> {
         },
         Event::SpoolDropped { samples: 1 },
         Event::SpoolFailed { detail: text() },
+        Event::RetainedCleaned { topics: 1 },
         Event::MappingLoaded {
             files: 1,
             hash: text(),
@@ -187,6 +188,7 @@ const fn is_in_the_list(event: &Event) {
         | Event::PublishRefused { .. }
         | Event::SpoolDropped { .. }
         | Event::SpoolFailed { .. }
+        | Event::RetainedCleaned { .. }
         | Event::MappingLoaded { .. }
         | Event::MappingRejected { .. }
         | Event::BrokerConnected { .. }
