@@ -60,6 +60,8 @@ pub struct Device {
     pub sequence: u64,
     /// What is left of bringing the device to what the plan wants.
     pub setup: VecDeque<Operation>,
+    /// Whether what the mapping writes once a registration is still to be written.
+    pub greeting: bool,
     /// What the plan wants reported, by target.
     pub watches: Vec<Watch>,
     /// When it is looked after next, if anything can be due.
@@ -103,6 +105,7 @@ impl Device {
             signals: Vec::new(),
             sequence: 0,
             setup: VecDeque::new(),
+            greeting: false,
             watches: Vec::new(),
             supervised: None,
             setup_running: None,

@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::gateway::device::{About, Availability, Device, Reason, State, Tracked};
+use crate::gateway::device::{Availability, Device, Reason, State, Tracked};
 use crate::gateway::problems::Problem;
 use crate::gateway::publish::Publish;
-use crate::gateway::reconcile::DEVICE_OBJECT;
 use crate::gateway::{Gateway, Output, Purpose, units};
 use crate::kept::{self, Change, Kept, Urgency};
 use crate::lwm2m::{Id, Path};
@@ -189,16 +188,8 @@ impl Gateway {
         };
         let signals = kept.signals.into_iter().map(place).collect();
         self.restore_signals(id, signals);
-        if let (Some(registration), Some(device)) = (
-            self.server.registration(id),
-            self.devices.get_mut(id.0 as usize),
-        ) {
-            // What it was not asked before the end, it is asked now.
-            if device.about == About::default() && registration.has(&DEVICE_OBJECT) {
-                device
-                    .setup
-                    .push_back(Operation::Read(DEVICE_OBJECT.into()));
-            }
+        self.resume_registration(now, id, descriptor.greeting);
+        if self.server.registration(id).is_some() {
             let is_same = descriptor.profile.as_deref() == Some(profile.hash());
             self.take_up(now, id, &descriptor.absent, is_same);
         }
@@ -467,6 +458,7 @@ impl Gateway {
             absent: device.absent().collect(),
             birth: device.birth,
             profile: Some(device.profile.hash().to_owned()),
+            greeting: device.greeting,
         };
         let change = Change::Described(endpoint.clone(), Box::new(descriptor), urgency);
         self.outputs.push_back(Output::Store(change));

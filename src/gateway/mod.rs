@@ -29,6 +29,7 @@ mod progress;
 pub mod publish;
 mod queue;
 mod reconcile;
+mod registering;
 mod replan;
 mod reply;
 mod script;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
-use super::reconcile::{DEVICE_OBJECT, Wanted};
+use super::reconcile::Wanted;
+use super::registering;
 use crate::coap::Peer;
 use crate::gateway::device::{Availability, Device, Reason, State};
 use crate::gateway::problems::Problem;
@@ -34,12 +35,12 @@ impl Gateway {
             mut watches,
             problems,
         } = Wanted::of(&facts, registration.composes(), &profile, &self.models, &[]);
-        let setup: VecDeque<_> = std::iter::once(Operation::Read(DEVICE_OBJECT.into()))
-            .filter(|_| registration.has(&DEVICE_OBJECT))
+        let setup: VecDeque<_> = registering::reads(&facts, &profile)
+            .into_iter()
             .chain(Self::unmute(registration))
             .chain(self.shorten_lifetime(registration))
-            .chain(watches.iter_mut().flat_map(Watch::begin))
             .collect();
+        let observe: Vec<_> = watches.iter_mut().flat_map(Watch::begin).collect();
         let named = self.server.book().name_of(&endpoint);
         let wanted = named.map_or_else(|| profile.device_name(&facts), |name| name.to_string());
         let (lwm2m, address) = (
@@ -88,8 +89,14 @@ impl Gateway {
             .set_awake_window(id, device.profile.reachable_for());
         device.problems.extend(problems);
         device.setup = setup;
+        device.greeting = false;
         device.watches = watches;
         device.setup_running = None;
+        self.greet(now, id);
+        let Some(device) = self.devices.get_mut(id.0 as usize) else {
+            return;
+        };
+        device.setup.extend(observe);
         let device = device.name.to_string();
         self.report(
             now,

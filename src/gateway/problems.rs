@@ -22,7 +22,7 @@ pub struct Problem {
 
 impl Problem {
     /// Those that there are.
-    pub const KINDS: [&'static str; 7] = [
+    pub const KINDS: [&'static str; 8] = [
         "observe",
         "attributes",
         "attribute_dropped",
@@ -30,6 +30,7 @@ impl Problem {
         "read",
         "send",
         "topic",
+        "on_register",
     ];
 
     /// How many of them a birth message has.

@@ -180,6 +180,7 @@ impl Gateway {
         else {
             return;
         };
+        let operation = self.of_now(now, id, operation);
         let operation = self.server.operate(now, id, operation);
         self.purposes.insert(operation, Purpose::Setup);
         if let Some(device) = self.device_mut(id) {
@@ -274,21 +275,24 @@ impl Gateway {
                     .watch_mut(&target)
                     .filter(|watch| watch.busy && watch.is_read())
                     .map(|watch| watch.was_read(now.instant, result.is_ok()));
+                if let Ok(answer) = &result
+                    && target.node() == Some(&DEVICE_OBJECT)
+                {
+                    self.take_about(now, id, answer);
+                }
                 match result {
+                    result if polled.is_none() => self.on_read_once(now, id, &target, result),
                     Ok(answer) => {
-                        if target.node() == Some(&DEVICE_OBJECT) {
-                            self.take_about(now, id, &answer);
-                        }
-                        if polled.is_some() {
-                            self.problem_over(now, id, "read", &target);
-                            self.take_answer(now, id, Source::Read, &target, answer);
-                        }
+                        self.problem_over(now, id, "read", &target);
+                        self.take_answer(now, id, Source::Read, &target, answer);
                     }
-                    Err(error) if polled.is_some() => {
+                    Err(error) => {
                         self.report_problem(now, id, "read", &target, error.to_string());
                     }
-                    Err(_) => {}
                 }
+            }
+            (Operation::Write { path, .. }, result) if device.profile.write_to(&path).is_some() => {
+                self.on_greeted(now, id, path, result);
             }
             (Operation::Write { path, .. }, Err(error)) => {
                 self.on_account_refused(now, id, path, &error);
@@ -476,9 +480,10 @@ impl Gateway {
                 Target::Node(_) => {}
             }
         }
-        device
-            .setup
-            .retain(|step| !step.target().node().is_some_and(missing));
+        // What is to be written may have no value yet.
+        device.setup.retain(|step| {
+            matches!(step, Operation::Write { .. }) || !step.target().node().is_some_and(missing)
+        });
         for node in &left_out {
             let watch = Watch::absent(*node);
             if let Err(at) = device.find_watch(&watch.target) {

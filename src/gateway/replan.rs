@@ -157,10 +157,14 @@ impl Gateway {
 
     /// Brings a registered device to its profile in the plan.
     fn replan(&mut self, now: Now, id: DeviceId) {
+        let Some(before) = self.device(id).map(|device| device.profile.clone()) else {
+            return;
+        };
         if self.server.registration(id).is_none() || !self.take_profile(now, id) {
             return;
         }
         self.reconcile(now, id);
+        self.read_newly(id, &before);
         self.birth_later(now, id);
         self.keep_descriptor(id, kept::Urgency::Soon);
         self.continue_setup(now, id);

@@ -18,13 +18,13 @@ use crate::server::{DeviceId, Operation};
 use crate::time::UnixTime;
 
 /// What the placeholders of one run stand for.
-struct Filling<'a> {
-    now: UnixTime,
-    parameters: BTreeMap<&'a str, Value>,
-    base: &'a str,
-    device: &'a str,
-    endpoint: &'a str,
-    profile: &'a Profile,
+pub(super) struct Filling<'a> {
+    pub(super) now: UnixTime,
+    pub(super) parameters: BTreeMap<&'a str, Value>,
+    pub(super) base: &'a str,
+    pub(super) device: &'a str,
+    pub(super) endpoint: &'a str,
+    pub(super) profile: &'a Profile,
 }
 
 impl Gateway {
@@ -90,7 +90,8 @@ impl Gateway {
         })
     }
 
-    fn step(
+    /// One step of a command, for this run of it.
+    pub(super) fn step(
         &self,
         id: DeviceId,
         step: &mapping::Step,

@@ -119,6 +119,10 @@ pub struct Descriptor {
     /// The hash of the profile by which attributes were written.
     #[n(5)]
     pub profile: Option<String>,
+    /// Whether what the mapping writes once a registration is still to be written.
+    #[n(6)]
+    #[cbor(default)]
+    pub greeting: bool,
 }
 
 /// Something about a device that an operator should know.

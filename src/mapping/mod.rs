@@ -13,6 +13,7 @@ mod observe;
 mod pattern;
 mod profile;
 mod published;
+mod registering;
 mod rule;
 mod select;
 mod signal;

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use super::DeviceFacts;
 use super::profile::{Profile, Unmapped};
-use super::rule::SignalRule;
+use super::rule::{SignalRule, Way};
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::lwm2m::model::{Models, Version};
 use crate::lwm2m::path::{Id, Path};
@@ -34,7 +34,7 @@ pub struct Desired {
 }
 
 /// Security, server, access control, OSCORE and what belongs to gateways: nothing for a topic.
-const NEVER: [Id; 6] = [0, 1, 2, 21, 23, 24];
+pub(super) const NEVER: [Id; 6] = [0, 1, 2, 21, 23, 24];
 
 /// From here up objects are about what the device does, not about the device.
 const FIRST_APPLICATION_OBJECT: Id = 2048;
@@ -116,7 +116,8 @@ impl Profile {
         }
         if self.keeps_default_observations(object) {
             for path in default_paths(object, instance) {
-                if path == whole {
+                if self.comes_otherwise(&path) {
+                } else if path == whole {
                     observe_whole = true;
                 } else {
                     wanted.entry(path).or_default();
@@ -139,20 +140,37 @@ impl Profile {
     /// The rules that are about this object (and instance) and wish to be observed.
     fn observed(&self, object: Id, instance: Option<Id>) -> impl Iterator<Item = &SignalRule> {
         self.signals.iter().filter(move |rule| {
-            rule.observed
+            rule.way == Way::Observe
                 && rule.pattern.object.is_none_or(|id| id == object)
                 && instance.is_none_or(|id| rule.pattern.instance.is_none_or(|own| own == id))
         })
     }
 
     /// Whether the values of the resource `path`, or of its instance that the rule names, go by it.
-    fn counts(&self, rule: &SignalRule, path: Path) -> bool {
+    pub(super) fn counts(&self, rule: &SignalRule, path: Path) -> bool {
         let of_instance = rule.pattern.index.map(|index| index.unwrap_or(0));
         let path = of_instance
             .and_then(|index| path.child(index))
             .unwrap_or(path);
         self.rule(&path)
             .is_some_and(|winner| std::ptr::eq(winner, rule))
+    }
+
+    /// Whether a rule says that the values of this resource, or of every resource of this instance,
+    /// get here without an observation.
+    fn comes_otherwise(&self, path: &Path) -> bool {
+        let rule = match path.resource_id() {
+            Some(_) => self.rule(path),
+            None => self.signals.iter().find(|rule| {
+                let pattern = &rule.pattern;
+                pattern.object == path.object_id()
+                    && pattern
+                        .instance
+                        .is_none_or(|id| Some(id) == path.instance_id())
+                    && pattern.resource.is_none()
+            }),
+        };
+        rule.is_some_and(|rule| rule.way != Way::Observe)
     }
 
     /// Whether what no rule names in this object is observed as without a mapping: the profile

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::DeviceFacts;
 use super::command::Command;
-use super::rule::{InstanceNames, SignalRule, Unit};
+use super::registering::OnRegister;
+use super::rule::{InstanceNames, SignalRule, Unit, Way};
 use super::signal::{Destination, Format, History, Kind, OnOffline, Signal, StaleAfter};
 use super::template::{Field, Template, endpoint_tail, push_number};
 use crate::lwm2m::model::{DeviceTypes, Models, Operations, ResourceModel, ResourceTypes};
@@ -66,6 +67,7 @@ pub struct Profile {
     /// Those of the file, then those of what it extends; of each the most specific first.
     pub(super) signals: Vec<SignalRule>,
     pub(super) commands: BTreeMap<String, Command>,
+    pub(super) on_register: OnRegister,
     /// How long a device in queue mode listens after a message of its own.
     pub(super) reachable_for: Option<Duration>,
 }
@@ -86,6 +88,7 @@ impl Profile {
             instances: InstanceNames::default(),
             signals: Vec::new(),
             commands: BTreeMap::new(),
+            on_register: OnRegister::default(),
             reachable_for: None,
         }
     }
@@ -117,7 +120,7 @@ impl Profile {
 
     /// Whether the device has to send: by its strategy, or because a signal comes by no other way.
     pub fn expects_sends(&self) -> bool {
-        self.strategy == Strategy::Send || self.signals.iter().any(|rule| !rule.observed)
+        self.strategy == Strategy::Send || self.signals.iter().any(|rule| rule.way == Way::Send)
     }
 
     /// The topic name of a device: one level, at most [`MAX_NAME`](super::MAX_NAME) bytes.

@@ -19,8 +19,7 @@ pub(super) struct SignalRule {
     pub(super) name: Option<String>,
     /// After the resource's operations if absent.
     pub(super) kind: Option<Kind>,
-    /// Whether it is to be observed.
-    pub(super) observed: bool,
+    pub(super) way: Way,
     pub(super) attributes: NotificationAttributes,
     pub(super) transform: Option<Arc<Transform>>,
     pub(super) unit: Unit,
@@ -32,6 +31,18 @@ pub(super) struct SignalRule {
     pub(super) stale_after: StaleAfter,
     pub(super) on_offline: OnOffline,
     pub(super) write: Arc<WriteRules>,
+}
+
+/// How the values of a signal get here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By an observation.
+    #[default]
+    Observe,
+    /// The device sends them.
+    Send,
+    /// They are read once a registration.
+    Register,
 }
 
 impl SignalRule {

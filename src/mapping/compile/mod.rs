@@ -3,12 +3,14 @@
 mod attributes;
 mod clash;
 mod command;
+mod content;
 mod device;
 mod expression;
 mod files;
 mod instances;
 mod layers;
 mod layout;
+mod registering;
 mod selector;
 mod signal;
 mod subject;
@@ -158,15 +160,12 @@ fn read_file(
         command::read(part.table, scope, &mut profile.commands);
     }
     let mut root = layers.into_root();
-    root.not_built(&[
-        "group",
-        "derived",
-        "on_register",
-        "upstream",
-        "outputs",
-        "test",
-        "params",
-    ]);
+    if let Some(item) = root.take("on_register")
+        && let Some(table) = item.table("on_register", "{ read = [\"/3/0/0\"] }")
+    {
+        profile.on_register = registering::read(table, scope);
+    }
+    root.not_built(&["group", "derived", "upstream", "outputs", "test", "params"]);
     root.belongs_elsewhere(
         &["id", "priority", "unmapped", "title", "extends"],
         "write it under [profile]",

@@ -10,7 +10,7 @@ use super::{Scope, Selector, check_name, topic, write};
 use crate::diagnostic::{Item, Table};
 use crate::lwm2m::attributes::NotificationAttributes;
 use crate::mapping::pattern::{PathPattern, PatternError};
-use crate::mapping::rule::{HistoryRule, SignalRule, Unit};
+use crate::mapping::rule::{HistoryRule, SignalRule, Unit, Way};
 use crate::mapping::signal::{Format, Kind, OnOffline, StaleAfter};
 use crate::mapping::template::Template;
 
@@ -164,7 +164,7 @@ pub(super) fn read<'a>(
     };
     let name = read_name(&mut table, pattern.as_ref());
     let kind = read_kind(&mut table, &subject);
-    let observed = read_source(&mut table);
+    let way = read_way(&mut table);
     let mut attributes = subject.applicable(&defaults.observe);
     let observe = table.take_all("observe");
     for item in observe.iter().rev() {
@@ -217,7 +217,7 @@ pub(super) fn read<'a>(
         pattern: pattern?,
         name,
         kind,
-        observed,
+        way,
         attributes,
         transform: transform.map(Arc::new),
         unit,
@@ -298,25 +298,22 @@ fn read_kind(table: &mut Table<'_>, subject: &Subject<'_>) -> Option<Kind> {
     Some(kind)
 }
 
-/// Whether the signal is to be observed.
-fn read_source(table: &mut Table<'_>) -> bool {
+/// `source`: how values get here.
+fn read_way(table: &mut Table<'_>) -> Way {
     let Some(item) = table.take("source") else {
-        return true;
+        return Way::default();
     };
-    match item.one_of(&[
-        ("any", "any"),
-        ("observe", "observe"),
-        ("send", "send"),
-        ("poll", "poll"),
-        ("register", "register"),
-    ]) {
-        Some("send") => false,
-        Some("poll" | "register") => {
-            item.not_built();
-            true
-        }
-        _ => true,
+    let way = item.one_of(&[
+        ("any", Some(Way::Observe)),
+        ("observe", Some(Way::Observe)),
+        ("send", Some(Way::Send)),
+        ("register", Some(Way::Register)),
+        ("poll", None),
+    ]);
+    if way == Some(None) {
+        item.not_built();
     }
+    way.flatten().unwrap_or_default()
 }
 
 fn read_retain(table: &mut Table<'_>, kind: Option<Kind>) -> Option<bool> {
