@@ -8,7 +8,7 @@ use crate::coap::endpoint::{Endpoint, Event, IncomingId, Timer};
 use crate::coap::message::{Kind, Message};
 use crate::coap::option::{OptionFault, Options, Tag};
 use crate::coap::transfer::{Reply, Subject, Taken};
-use crate::coap::types::{Code, Observe, Peer, Response};
+use crate::coap::types::{Code, Observe, Peer, Response, Token};
 use crate::time::Instant;
 
 impl Endpoint {
@@ -70,6 +70,12 @@ impl Endpoint {
             self.seen.settle(incoming, fate);
         }
         cut.map(|(_, piece)| offset + piece.len())
+    }
+
+    /// Token and Message ID of a request that waits for its answer.
+    pub fn identity_of(&mut self, incoming: IncomingId) -> Option<(Token, u16)> {
+        let waiting = self.seen.waiting(incoming)?;
+        Some((waiting.token, waiting.message_id))
     }
 
     /// A request that arrived.

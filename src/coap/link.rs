@@ -1,7 +1,7 @@
 //! All that is kept for one peer, and where it is found.
 
 use crate::coap::dedup::{EXCHANGE_LIFETIME, Identity};
-use crate::coap::endpoint::ExchangeId;
+use crate::coap::endpoint::{ExchangeId, ObservationId};
 use crate::coap::exchange::{Exchange, Phase, Transmission};
 use crate::coap::observe::{Observation, Observer};
 use crate::coap::types::{Peer, Token};
@@ -53,6 +53,8 @@ pub(super) struct Outgoing {
 /// A confirmable notification that waits for the layer above to take custody.
 pub(super) struct OpenReceipt {
     pub(super) message_id: u16,
+    /// The notification's observation and number, if it has one.
+    pub(super) number: Option<(ObservationId, u32)>,
     /// From then on the peer may use the Message ID for another message.
     pub(super) expiry: Instant,
     /// What it was, if it ended its observation: a repetition will find none.

@@ -171,6 +171,7 @@ impl Endpoint {
         if confirmable {
             link.receipts.push(OpenReceipt {
                 message_id: message.id,
+                number: number.map(|number| (id, number)),
                 expiry: now + EXCHANGE_LIFETIME,
                 last: identity.filter(|_| ended),
             });

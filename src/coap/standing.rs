@@ -13,10 +13,13 @@ pub struct Standing {
     pub token: Token,
     /// The request that began it, as a datagram.
     pub request: Box<[u8]>,
-    /// The number of the newest notification, and when it came; `None`: the next one counts as
+    /// The number of the newest notification that the peer does not say again, and when one came last; `None`: the next one counts as
     /// newer.
     pub newest: Option<(u32, Instant)>,
 }
+
+/// Numbers of notifications have 24 bits (RFC 7641 §2).
+const NUMBERS: u32 = (1 << 24) - 1;
 
 /// How far the Message IDs of a new process are from those that the peer may remember of ours: as
 /// far as can be.
@@ -28,11 +31,25 @@ impl Endpoint {
         let link = self.links.link(slot_of(observation))?;
         let mut observations = link.observations.iter();
         let found = observations.find(|found| found.id == observation)?;
+        // What was not acknowledged, the peer says again, and then it has to count.
+        let mut open = link.receipts.iter().filter_map(|open| open.number);
+        let open = open.find(|(of, _)| *of == observation);
+        let newest = found.newest().map(|(newest, arrival)| {
+            let number = open.map_or(newest, |(_, number)| number.wrapping_sub(1) & NUMBERS);
+            (number, arrival)
+        });
         Some(Standing {
             token: found.token,
             request: found.request.clone(),
-            newest: found.newest(),
+            newest,
         })
+    }
+
+    /// The token of an observation of ours that stands.
+    pub fn token(&mut self, observation: ObservationId) -> Option<Token> {
+        let link = self.links.link(slot_of(observation))?;
+        let mut observations = link.observations.iter();
+        Some(observations.find(|found| found.id == observation)?.token)
     }
 
     /// Goes on with an observation that an earlier process began: its notifications are taken, and

@@ -221,9 +221,25 @@ impl Tracked {
             if signal.retain && qos_of(signal) == Qos::AtLeastOnce)
     }
 
+    /// A value as a message, as it comes. `mark` tells the message that it came in from others.
+    pub fn publish_marked(&self, signal: &Signal, sample: &Sample, mark: Option<&str>) -> Publish {
+        let (unit, quality) = (signal.unit.as_deref(), sample.quality());
+        self.message(
+            signal,
+            sample.to_payload(signal.format, unit, quality, mark),
+        )
+    }
+
     /// A value as a message.
     pub fn publish_of(&self, signal: &Signal, sample: &Sample, quality: Quality) -> Publish {
-        let payload = sample.to_payload(signal.format, signal.unit.as_deref(), quality);
+        let unit = signal.unit.as_deref();
+        self.message(
+            signal,
+            sample.to_payload(signal.format, unit, quality, None),
+        )
+    }
+
+    fn message(&self, signal: &Signal, payload: Vec<u8>) -> Publish {
         let message = Publish {
             qos: qos_of(signal),
             properties: Some(self.properties.clone()),
@@ -262,6 +278,7 @@ impl Tracked {
         history: &History,
         samples: &[Sample],
         live: bool,
+        mark: Option<&str>,
     ) -> Vec<Publish> {
         let unit = signal.unit.as_deref();
         let properties = if history.format == signal.format {
@@ -279,11 +296,11 @@ impl Tracked {
             ..Publish::event(history.topic.clone(), payload)
         };
         if history.format == Format::Json && !live {
-            return vec![message(Sample::stored_to_json(samples, unit))];
+            return vec![message(Sample::stored_to_json(samples, unit, mark))];
         }
         samples
             .iter()
-            .map(|sample| message(sample.to_payload(history.format, unit, sample.quality())))
+            .map(|sample| message(sample.to_payload(history.format, unit, sample.quality(), mark)))
             .collect()
     }
 }

@@ -95,17 +95,24 @@ impl Sample {
         }
     }
 
-    /// The payload in the format that a signal wants, with its unit.
-    pub fn to_payload(&self, format: Format, unit: Option<&str>, quality: Quality) -> Vec<u8> {
+    /// The payload in the format that a signal wants, with its unit, and with what tells the message
+    /// that it came in from others.
+    pub fn to_payload(
+        &self,
+        format: Format,
+        unit: Option<&str>,
+        quality: Quality,
+        mark: Option<&str>,
+    ) -> Vec<u8> {
         match format {
-            Format::Json => self.to_json(unit, quality),
+            Format::Json => self.to_json(unit, quality, mark),
             Format::Value => self.value.as_ref().map_or_else(Vec::new, to_text),
         }
     }
 
     /// Written by hand: this is the path of every notification.
-    fn to_json(&self, unit: Option<&str>, quality: Quality) -> Vec<u8> {
-        let mut out = Vec::with_capacity(160);
+    fn to_json(&self, unit: Option<&str>, quality: Quality, mark: Option<&str>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(192);
         out.extend_from_slice(b"{\"value\":");
         write_optional(&mut out, self.value.as_ref());
         if let Some(unit) = unit {
@@ -125,15 +132,17 @@ impl Sample {
         let (quality, source, sequence) = (quality.as_str(), self.source.as_str(), self.sequence);
         let _ = write!(
             out,
-            ",\"quality\":\"{quality}\",\"src\":\"{source}\",\"seq\":{sequence}}}"
+            ",\"quality\":\"{quality}\",\"src\":\"{source}\",\"seq\":{sequence}"
         );
+        write_mark(&mut out, mark);
+        out.push(b'}');
         out
     }
 
     /// The samples that a device had stored, as one message: `[time, value]` each, and behind them
     /// the device's own time where that cannot be right.
-    pub fn stored_to_json(samples: &[Self], unit: Option<&str>) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + 40 * samples.len());
+    pub fn stored_to_json(samples: &[Self], unit: Option<&str>, mark: Option<&str>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(96 + 40 * samples.len());
         out.push(b'{');
         if let Some(unit) = unit {
             out.extend_from_slice(b"\"unit\":");
@@ -141,10 +150,9 @@ impl Sample {
             out.push(b',');
         }
         let source = samples.first().map_or("", |sample| sample.source.as_str());
-        let _ = write!(
-            out,
-            "\"src\":\"{source}\",\"historical\":true,\"samples\":["
-        );
+        let _ = write!(out, "\"src\":\"{source}\"");
+        write_mark(&mut out, mark);
+        out.extend_from_slice(b",\"historical\":true,\"samples\":[");
         for (index, sample) in samples.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
             let _ = write!(out, "{comma}[\"{}\",", sample.time);
@@ -156,6 +164,13 @@ impl Sample {
         }
         out.extend_from_slice(b"]}");
         out
+    }
+}
+
+/// The mark has nothing in it that JSON would escape.
+fn write_mark(out: &mut Vec<u8>, mark: Option<&str>) {
+    if let Some(mark) = mark {
+        let _ = write!(out, ",\"src_id\":\"{mark}\"");
     }
 }
 

@@ -430,6 +430,7 @@ impl Gateway {
             device: id,
             source,
             overtaken: false,
+            mark: None,
         };
         self.custody.begin(true);
         match answer.single {

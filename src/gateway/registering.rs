@@ -190,6 +190,7 @@ impl Gateway {
                     device: id,
                     source: Source::Read,
                     overtaken: false,
+                    mark: None,
                 };
                 self.custody.begin(true);
                 self.take_values(arrival, answer.records, answer.problems);

@@ -14,7 +14,7 @@ use crate::gateway::{Event, Gateway, units};
 use crate::lwm2m::codec::Problem;
 use crate::lwm2m::{Path, Record, Target, Value};
 use crate::mapping::{Applied, Destination, DeviceFacts, Flaw, Signal, StaleAfter};
-use crate::server::{self, DeviceId};
+use crate::server::{self, DeviceId, Mark};
 use crate::time::{Now, UnixTime};
 
 /// A notification of an instance repeats everything in it, however little changed. What changed is
@@ -30,6 +30,8 @@ pub(super) struct Arrival {
     /// Whether a newer one came before it. Only what the device itself gave a time is of use then,
     /// and for the history alone.
     pub(super) overtaken: bool,
+    /// What tells it from others, if the device may say it again.
+    pub(super) mark: Option<Mark>,
 }
 
 impl Arrival {
@@ -134,6 +136,7 @@ impl Gateway {
                 records,
                 problems,
                 overtaken,
+                mark,
                 receipt,
             } => {
                 self.on_observation_heard(now, device, &target);
@@ -144,6 +147,7 @@ impl Gateway {
                     device,
                     source: Source::Notify,
                     overtaken,
+                    mark,
                 };
                 self.custody.begin(receipt.is_some());
                 self.take_all_values(arrival, &target, records, problems);
@@ -152,6 +156,7 @@ impl Gateway {
             server::Event::Sent {
                 device,
                 records,
+                mark,
                 receipt,
             } => {
                 self.on_contact(now, device, Reason::Send);
@@ -160,6 +165,7 @@ impl Gateway {
                     device,
                     source: Source::Send,
                     overtaken: false,
+                    mark,
                 };
                 self.custody.begin(true);
                 self.take_values(arrival, records, Vec::new());
@@ -335,12 +341,15 @@ impl Gateway {
         };
         older.extend(newest.take_if(|sample| is_late(sample)));
         let mut publishes = Vec::new();
+        let is_counted = signal.history.is_some() || !signal.kind.is_retained();
+        let mark = is_counted.then(|| self.server.mark_of(arrival.device, arrival.mark));
+        let mark = mark.flatten();
         if !signal.kind.is_retained() {
             // Each is for itself; nothing stands that an older one could replace.
             self.counters.values += older.len() as u64;
             let each = older
                 .iter()
-                .map(|sample| tracked.publish_of(signal, sample, sample.quality()));
+                .map(|sample| tracked.publish_marked(signal, sample, mark.as_deref()));
             publishes.extend(each);
         } else if signal.history.is_none() {
             self.counters.older += older.len() as u64;
@@ -350,7 +359,13 @@ impl Gateway {
             older.extend(newest.clone());
             self.counters.samples += older.len() as u64;
             if !older.is_empty() {
-                publishes.extend(tracked.history_of(signal, history, &older, live));
+                publishes.extend(tracked.history_of(
+                    signal,
+                    history,
+                    &older,
+                    live,
+                    mark.as_deref(),
+                ));
             }
         }
         for publish in publishes {
@@ -405,9 +420,13 @@ impl Gateway {
             return;
         };
         let path = tracked.path;
+        let mark = match signal.kind.is_retained() {
+            true => None,
+            false => self.server.mark_of(id, arrival.mark),
+        };
         let publish = Publish {
             origin: signal.retain.then_some((id, path)),
-            ..tracked.publish_of(signal, &sample, sample.quality())
+            ..tracked.publish_marked(signal, &sample, mark.as_deref())
         };
         tracked.last = Some(sample);
         tracked.stale = false;

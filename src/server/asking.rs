@@ -361,9 +361,12 @@ impl Server {
             return;
         };
         if response.code.is_success() {
+            let token = self.endpoint.token(observation);
+            let mark = token.zip(response.observe);
             match self.decode(now, device, &target, response) {
                 Ok((records, problems)) => self.emit(Event::Notified {
                     device,
+                    mark: mark.map(|(token, number)| Mark::Notification(token, number)),
                     target: target.clone(),
                     records,
                     problems,

@@ -56,7 +56,7 @@ pub use device::{DeviceId, OperationId, Registration};
 pub use formats::{Composite, Formats};
 pub use operation::Operation;
 pub use registration::{Refusal, Terms};
-pub use send::Receipt;
+pub use send::{Mark, Receipt};
 pub use transfer::Offer;
 pub use transport::Listener;
 
@@ -251,6 +251,8 @@ pub enum Event {
         problems: Vec<Problem>,
         /// Whether a newer notification came before this one (RFC 7641 §3.4).
         overtaken: bool,
+        /// What tells it from others.
+        mark: Option<Mark>,
         /// Give it to [`Server::acknowledge`] when the values are safe.
         receipt: Option<Receipt>,
     },
@@ -260,6 +262,8 @@ pub enum Event {
         device: DeviceId,
         /// The values.
         records: Vec<Record>,
+        /// What tells it from others.
+        mark: Option<Mark>,
         /// Give it to [`Server::acknowledge`] when the values are safe.
         receipt: Receipt,
     },

@@ -1,8 +1,12 @@
 //! Send: values that a device reports of its own accord (LwM2M Core 1.1 §6.4.6).
 
+use std::fmt;
+
 use super::registration::Refusal;
 use super::*;
+use crate::coap::Token;
 use crate::lwm2m::codec::{self, Decoded};
+use crate::name::short_hash;
 
 /// What the sender of values waits for: see [`Server::acknowledge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +17,36 @@ pub enum Receipt {
     Send(IncomingId),
 }
 
+/// What tells a message of a device with values from its others, and is the same when the device
+/// says it again, to another process as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The token of an observation, and the number of a notification.
+    Notification(Token, u32),
+    /// The token and the Message ID of a Send.
+    Send(Token, u16),
+}
+
+/// A token is what a stranger would have to guess who wants to speak in the device's name, so it is
+/// not shown.
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Notification(token, number) => {
+                write!(f, "{}.{number}", short_hash(token.as_bytes()))
+            }
+            Self::Send(token, id) => write!(f, "{}.s{id}", short_hash(token.as_bytes())),
+        }
+    }
+}
+
 impl Server {
+    /// A mark that tells a message from those of every registration.
+    pub fn mark_of(&self, device: DeviceId, mark: Option<Mark>) -> Option<String> {
+        let location = &self.registration(device)?.location;
+        Some(format!("{location}.{}", mark?))
+    }
+
     /// `POST /dp`. All of it is taken or nothing: the answer is for the whole message. A refusal is
     /// said at once; of what can be taken, the answer waits until the values are safe.
     pub(super) fn on_send(
@@ -30,8 +63,10 @@ impl Server {
         };
         match (device, taken) {
             (Some(device), Ok(records)) => {
+                let mark = self.endpoint.identity_of(incoming);
                 self.emit(Event::Sent {
                     device,
+                    mark: mark.map(|(token, id)| Mark::Send(token, id)),
                     records,
                     receipt: Receipt::Send(incoming),
                 });

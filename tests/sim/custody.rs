@@ -135,6 +135,66 @@ fn every_acknowledged_sample_arrives_after_the_process_was_killed() {
     assert_eq!(values(&rig, VALUE, before), [0.0; 0]);
 }
 
+/// The samples on the history topic with this value.
+fn samples(rig: &Rig, value: f64) -> Vec<serde_json::Value> {
+    let mut messages = rig.broker.messages(HISTORY);
+    messages.retain(|message| message["value"] == value);
+    messages
+}
+
+#[test]
+fn what_a_device_says_again_to_another_process_arrives_twice_under_one_id() {
+    let mut rig = Rig::with_mapping(MAPPING);
+    let device = rig.add_registered();
+    for value in [7.0, 8.0] {
+        answered(&mut rig, device, value, MOMENT);
+    }
+    rig.broker.silent = true;
+    assert_eq!(answered(&mut rig, device, 9.0, MOMENT), 0);
+    // The store hears of the device while its notification is open.
+    let update = Request::new(Code::POST, [rig.location(device), vec![]].concat());
+    rig.request(device, update);
+    rig.run(MOMENT);
+    rig.crash();
+    rig.broker.silent = false;
+    rig.start(Rig::setup(Rig::plan(MAPPING)));
+    rig.run(20 * SECOND);
+    let twice = samples(&rig, 9.0);
+    assert_eq!(twice.len(), 2, "{twice:?}");
+    assert_eq!(twice[0]["src_id"], twice[1]["src_id"]);
+    assert_eq!(rig.broker.json(VALUE)["value"], 9.0);
+    let ids: std::collections::BTreeSet<_> = rig
+        .broker
+        .messages(HISTORY)
+        .iter()
+        .filter_map(|message| message["src_id"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    // What came in an answer is not said again.
+    assert_eq!(samples(&rig, 21.5)[0]["src_id"], json!(null));
+}
+
+#[test]
+fn a_send_that_comes_again_to_another_process_has_the_same_id() {
+    let mut rig = Rig::with_mapping(MAPPING);
+    let device = rig.add_registered();
+    rig.broker.silent = true;
+    let mut request = Request::new(Code::POST, ["dp"]);
+    request.content_format = Some(110);
+    request.payload = r#"[{"n":"/3303/0/5700","v":4,"t":-60},{"n":"/3303/0/5700","v":5}]"#.into();
+    rig.request(device, request);
+    rig.run(MOMENT);
+    rig.crash();
+    rig.broker.silent = false;
+    rig.start(Rig::setup(Rig::plan(MAPPING)));
+    rig.run(20 * SECOND);
+    let mut stored = rig.broker.messages(HISTORY);
+    stored.retain(|message| message["historical"] == true);
+    assert_eq!(stored.len(), 2, "{stored:?}");
+    assert!(stored[0]["src_id"].is_string());
+    assert_eq!(stored[0]["src_id"], stored[1]["src_id"]);
+}
+
 #[test]
 fn what_was_written_down_never_takes_the_place_of_a_newer_value() {
     let mut rig = Rig::with_mapping(PLAIN);

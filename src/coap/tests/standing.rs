@@ -81,6 +81,36 @@ fn the_order_of_notifications_goes_on_over_a_restart() {
 }
 
 #[test]
+fn what_was_not_acknowledged_is_taken_again_after_a_restart() {
+    let (mut before, observation) = begun();
+    let standing = before.endpoint.standing(observation).unwrap();
+    for (id, number) in [(7, 11), (8, 12)] {
+        notify(&mut before, &standing, id, number);
+    }
+    let mut receipts = Vec::new();
+    while let Some(Event::Notification { receipt, .. }) = before.event() {
+        receipts.extend(receipt);
+    }
+    // The first is safe, the second is not.
+    before.endpoint.acknowledge(receipts[0]);
+    let standing = before.endpoint.standing(observation).unwrap();
+    assert_eq!(standing.newest.unwrap().0, 11);
+    let (mut alone, _) = gone_on(&standing, 0);
+    notify(&mut alone, &standing, 8, 12);
+    assert!(matches!(
+        alone.event(),
+        Some(Event::Notification {
+            overtaken: false,
+            receipt: Some(_),
+            ..
+        })
+    ));
+    before.endpoint.acknowledge(receipts[1]);
+    let standing = before.endpoint.standing(observation).unwrap();
+    assert_eq!(standing.newest.unwrap().0, 12);
+}
+
+#[test]
 fn a_token_that_nobody_kept_is_reset() {
     let (mut before, observation) = begun();
     let standing = before.endpoint.standing(observation).unwrap();
