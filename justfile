@@ -39,6 +39,7 @@ demo *ARGS:
 interop *WORDS:
     script/setup --interop
     cargo test --features interop --test interop -- {{WORDS}}
+    cargo test --test agent -- --ignored mosquitto
 
 # docs/conformance.md and docs/wishes.md, made anew from the tests.
 conformance:

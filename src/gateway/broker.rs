@@ -18,8 +18,15 @@ use crate::time::{Instant, Now};
 /// How often `bridge/health` is published.
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long after the subscription the retained sentinel may take to arrive.
-const SENTINEL_WAIT: Duration = Duration::from_secs(1);
+/// How long the sentinel may stand while anything retained changes: a broker that goes back to a
+/// younger state than that is not noticed. The contract allows a minute; a message each ten seconds
+/// costs nothing.
+const SENTINEL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long after the subscription was granted the retained sentinel may take to arrive. Brokers send
+/// it at once; one that takes longer is sent everything again. An empty broker is waited for in vain,
+/// and so are live values.
+const SENTINEL_WAIT: Duration = Duration::from_millis(300);
 
 /// Messages published again at a time when the broker lost them, and how often: 500 a second, so
 /// that live values get through.
@@ -48,6 +55,8 @@ pub(super) struct Broker {
     sentinel_kept: u64,
     /// Whether anything that the broker keeps has changed since the sentinel was raised.
     changed: bool,
+    /// When it is raised because of that.
+    raise_at: Option<Instant>,
     refill: Option<Refill>,
     /// Whether a process before ended while the broker may not have had all that it said of its
     /// devices; until that is said again.
@@ -117,6 +126,7 @@ impl Broker {
             sentinel_ticket: None,
             sentinel_kept: 0,
             changed: false,
+            raise_at: None,
             refill: None,
             unsettled: false,
             settled: false,
@@ -155,6 +165,13 @@ impl Broker {
     /// A retained message was accepted.
     pub(super) fn note_change(&mut self) {
         self.changed = true;
+    }
+
+    /// Sees to it that a change is followed by a sentinel.
+    pub(super) fn follow_change(&mut self, now: Now) {
+        if self.changed && self.raise_at.is_none() {
+            self.raise_at = Some(now.instant + SENTINEL_INTERVAL);
+        }
     }
 
     /// Whether messages may go out now.
@@ -282,8 +299,13 @@ impl Gateway {
             true => Pass::Birth,
             false => Pass::Values,
         };
-        // The sentinel follows, so that an end in between is no end of it.
+        // The sentinel follows, so that an end in between is no end of it. One that waits, or was not
+        // acknowledged by the broker before, would be ahead.
         self.broker.sentinel_ticket = None;
+        if !kept {
+            let none = Publish::deletion(self.topics.bridge("sentinel"));
+            let _ = self.outbox.push(none);
+        }
         self.broker.refill = Some(Refill {
             pass: Pass::Availability,
             device: 0,
@@ -374,7 +396,11 @@ impl Gateway {
         if self.health_due <= now.instant {
             self.health_due = now.instant + HEALTH_INTERVAL;
             self.publish_health();
-            if self.broker.refill.is_none() && self.broker.changed {
+        }
+        if self.broker.raise_at.is_some_and(|at| at <= now.instant) {
+            self.broker.raise_at = None;
+            // Else it follows the refill, or the next connection.
+            if self.broker.may_publish() && self.broker.refill.is_none() && self.broker.changed {
                 self.raise_sentinel();
             }
         }
@@ -388,6 +414,7 @@ impl Gateway {
         [
             asking,
             self.broker.refill.map(|refill| refill.due),
+            self.broker.raise_at,
             Some(self.health_due),
         ]
         .into_iter()

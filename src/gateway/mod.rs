@@ -528,6 +528,7 @@ impl Gateway {
         }
         self.pump(now);
         self.settle(now);
+        self.broker.follow_change(now);
         self.report_refusals();
         self.say_kept();
     }

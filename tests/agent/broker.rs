@@ -103,7 +103,7 @@ fn serve() {
         )
     };
     let config = format!(
-        "id = 0\n[router]\nid = 0\nmax_connections = 100\nmax_outgoing_packet_count = 200\n\
+        "id = 0\n[router]\nid = 0\nmax_connections = 1000\nmax_outgoing_packet_count = 200\n\
          max_segment_size = 10485760\nmax_segment_count = 10\n[v4.1]\n{}[v5.1]\n{}",
         server("v4", v311_port),
         server("v5", port),
@@ -152,10 +152,15 @@ impl Subscriber {
 
     /// The next message, or nothing when the connection ends or ten seconds pass.
     pub(crate) async fn next(&mut self) -> Option<Received> {
+        self.next_within(Duration::from_secs(10)).await
+    }
+
+    /// The next message, or nothing when the connection ends or so much time passes.
+    pub(crate) async fn next_within(&mut self, patience: Duration) -> Option<Received> {
         if let Some(received) = self.early.pop_front() {
             return Some(received);
         }
-        let wait = tokio::time::timeout(Duration::from_secs(10), async {
+        let wait = tokio::time::timeout(patience, async {
             loop {
                 match self.events.poll().await {
                     Ok(Event::Incoming(Packet::Publish(publish))) => {

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 const CON: u8 = 0;
 const ACK: u8 = 2;
+const RESET: u8 = 3;
 const PUT: u8 = 3;
 const CREATED: u8 = 0x41;
 const CHANGED: u8 = 0x44;
@@ -22,6 +24,8 @@ pub(crate) struct Device {
     socket: Arc<UdpSocket>,
     server: SocketAddr,
     state: Arc<Mutex<State>>,
+    /// Something came in.
+    stirred: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -31,6 +35,8 @@ struct State {
     observer: Option<Vec<u8>>,
     /// How often it was asked for.
     observed: u32,
+    /// How many of its notifications were rejected.
+    resets: u32,
     sequence: u32,
     message_id: u16,
     acknowledged: BTreeSet<u16>,
@@ -69,6 +75,7 @@ impl Device {
             socket: Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap()),
             server,
             state: Arc::default(),
+            stirred: Arc::default(),
         };
         device.state.lock().unwrap().value = value;
         let mut register = message(CON, 0x02, 0, b"r");
@@ -84,24 +91,35 @@ impl Device {
         register.extend_from_slice(b"</>;rt=\"oma.lwm2m\";ct=110,</3303/0>");
         device.socket.send_to(&register, server).await.unwrap();
         let (socket, state) = (device.socket.clone(), device.state.clone());
+        let stirred = device.stirred.clone();
         tokio::spawn(async move {
             let mut buffer = [0; 2048];
             loop {
-                let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
+                // Nobody may be there just now.
+                let Ok((len, from)) = socket.recv_from(&mut buffer).await else {
+                    continue;
+                };
                 let answer = answer(&buffer[..len], &mut state.lock().unwrap());
+                stirred.notify_waiters();
                 if let Some(answer) = answer {
                     socket.send_to(&answer, from).await.unwrap();
                 }
             }
         });
         device
-            .until("observed", |state| state.observer.is_some())
+            .soon("observed", |state| state.observer.is_some())
             .await;
         device
     }
 
     /// Sends a confirmable notification until the gateway has acknowledged it: accepted.
     pub(crate) async fn notify(&self, value: u32) {
+        self.insist(value, Duration::from_secs(3), Duration::from_secs(12))
+            .await;
+    }
+
+    /// The same, repeated so often and for so long.
+    pub(crate) async fn insist(&self, value: u32, every: Duration, patience: Duration) {
         let (id, notification) = {
             let mut state = self.state.lock().unwrap();
             state.value = value;
@@ -109,25 +127,24 @@ impl Device {
             let id = state.next_id();
             let token = state.observer.clone().unwrap();
             let mut bytes = message(CON, CONTENT, id, &token);
-            options(
-                &mut bytes,
-                [(6, &state.sequence.to_be_bytes()[1..]), (12, &SENML_JSON)],
-            );
+            let number = state.sequence.to_be_bytes();
+            options(&mut bytes, [(6, &number[1..]), (12, &SENML_JSON[..])]);
             bytes.push(0xFF);
             bytes.extend_from_slice(&state.payload());
             (id, bytes)
         };
-        for _ in 0..4 {
-            self.socket
-                .send_to(&notification, self.server)
-                .await
-                .unwrap();
-            let acknowledged = self.until("acknowledged", |state| state.acknowledged.contains(&id));
-            if timeout(Duration::from_secs(3), acknowledged).await.is_ok() {
-                return;
+        let insisting = async {
+            loop {
+                // Where nobody listens, the system says so.
+                let _ = self.socket.send_to(&notification, self.server).await;
+                let acknowledged = self.until(|state| state.acknowledged.remove(&id));
+                if timeout(every, acknowledged).await.is_ok() {
+                    return;
+                }
             }
-        }
-        panic!("the notification of {value} was not acknowledged");
+        };
+        let acknowledged = timeout(patience, insisting).await;
+        acknowledged.unwrap_or_else(|_| panic!("the notification of {value} was not acknowledged"));
     }
 
     /// The next read of a resource is not answered before [`Device::release`].
@@ -140,6 +157,11 @@ impl Device {
         self.state.lock().unwrap().observed
     }
 
+    /// How many of its notifications were rejected.
+    pub(crate) fn resets(&self) -> u32 {
+        self.state.lock().unwrap().resets
+    }
+
     /// What was written so far, as it came.
     pub(crate) fn written(&self) -> Vec<String> {
         self.state.lock().unwrap().written.clone()
@@ -147,16 +169,25 @@ impl Device {
 
     /// Answers the read that was held.
     pub(crate) async fn release(&self) {
-        self.until("asked", |state| state.held.is_some()).await;
+        self.soon("asked", |state| state.held.is_some()).await;
         let held = self.state.lock().unwrap().held.take().unwrap();
         self.socket.send_to(&held, self.server).await.unwrap();
     }
 
-    async fn until(&self, what: &str, mut holds: impl FnMut(&State) -> bool) {
-        let start = Instant::now();
-        while !holds(&self.state.lock().unwrap()) {
-            assert!(start.elapsed() < Duration::from_secs(20), "not {what}");
-            sleep(Duration::from_millis(1)).await;
+    async fn soon(&self, what: &str, holds: impl FnMut(&mut State) -> bool) {
+        let holds = timeout(Duration::from_secs(20), self.until(holds)).await;
+        holds.unwrap_or_else(|_| panic!("not {what}"));
+    }
+
+    async fn until(&self, mut holds: impl FnMut(&mut State) -> bool) {
+        loop {
+            let stirred = self.stirred.notified();
+            let mut stirred = std::pin::pin!(stirred);
+            stirred.as_mut().enable();
+            if holds(&mut self.state.lock().unwrap()) {
+                return;
+            }
+            stirred.await;
         }
     }
 }
@@ -192,6 +223,10 @@ fn answer(bytes: &[u8], state: &mut State) -> Option<Vec<u8>> {
     if kind == ACK {
         assert!(code == 0 || code == CREATED, "registered: {code:#x}");
         state.acknowledged.insert(id);
+        return None;
+    }
+    if kind == RESET {
+        state.resets += 1;
         return None;
     }
     let mut path = Vec::new();

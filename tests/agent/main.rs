@@ -8,11 +8,13 @@
     clippy::disallowed_types,
     clippy::disallowed_methods,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "tests fail by panicking, and these touch the outside"
 )]
 
 mod broker;
 mod credentials;
+mod custody;
 mod device;
 mod firmware;
 mod front;

@@ -353,12 +353,44 @@ fn what_a_forgetful_broker_is_told_again_goes_on_after_the_link_broke() {
     rig.disconnect();
     rig.broker.retained.clear();
     rig.connect();
-    rig.run(SECOND + SECOND / 5);
+    rig.run(SECOND / 2);
     assert!(of_devices(&rig) < stood);
     rig.disconnect();
     rig.connect();
     rig.run(10 * SECOND);
     assert_eq!(of_devices(&rig), stood);
+}
+
+#[test]
+fn a_sentinel_that_waited_does_not_end_a_refill_before_it_is_done() {
+    let mut rig = Rig::new();
+    let devices: Vec<_> = (0..40).map(|_| rig.add_sensor()).collect();
+    for device in &devices {
+        rig.register(*device, &format!("dev{device}"), "lt=86400", SENSOR);
+    }
+    rig.run(9 * SECOND);
+    let of_devices = |rig: &Rig| {
+        let topics = rig.broker.retained.keys();
+        topics.filter(|topic| topic.contains("/d/")).count()
+    };
+    let stood = of_devices(&rig);
+    // It is raised, and the broker does not acknowledge it any more.
+    rig.broker.silent = true;
+    rig.notify(devices[0], "/3303/0", temperature(22.5), false);
+    rig.run(12 * SECOND);
+    rig.disconnect();
+    rig.broker.retained.clear();
+    rig.broker.silent = false;
+    rig.connect();
+    rig.run(SECOND / 2);
+    assert!(of_devices(&rig) < stood);
+    rig.disconnect();
+    rig.connect();
+    rig.run(10 * SECOND);
+    let ledger = rig.gateway.ledger();
+    let is_missing = |topic: &&std::sync::Arc<str>| !rig.broker.retained.contains_key(&***topic);
+    let missing: Vec<_> = ledger.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

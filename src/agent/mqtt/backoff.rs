@@ -10,10 +10,18 @@ const QUICK: Duration = Duration::from_millis(250);
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// As long as nobody answers: about twice a second for five minutes, so that a broker that is back has
+/// our values within a second; then less often, for links where each attempt costs something.
+const ABSENT: Duration = Duration::from_millis(600);
+const ABSENT_ATTEMPTS: u32 = 700;
+const ABSENT_LONG: Duration = Duration::from_secs(10);
+
 /// Waiting times that double from 1 s to 60 s, after one quick attempt. Each is between half of its
 /// nominal value and all of it, so that the clients of a broker that returns do not come at once.
 pub(super) struct Backoff {
     attempts: u32,
+    /// Attempts that nobody answered, since one was answered.
+    unanswered: u32,
     rng: StdRng,
 }
 
@@ -21,17 +29,33 @@ impl Backoff {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             attempts: 0,
+            unanswered: 0,
             rng: StdRng::seed_from_u64(seed),
         }
     }
 
-    /// The next wait.
+    /// The next wait after somebody answered, and did not want us.
     pub(super) fn wait(&mut self) -> Duration {
+        self.unanswered = 0;
         let nominal = match self.attempts {
             0 => QUICK,
             n => SHORTEST.saturating_mul(1 << (n - 1).min(16)).min(LONGEST),
         };
         self.attempts = self.attempts.saturating_add(1);
+        self.jitter(nominal)
+    }
+
+    /// The next wait after nobody answered.
+    pub(super) fn wait_absent(&mut self) -> Duration {
+        self.unanswered = self.unanswered.saturating_add(1);
+        let nominal = match self.unanswered {
+            0..=ABSENT_ATTEMPTS => ABSENT,
+            _ => ABSENT_LONG,
+        };
+        self.jitter(nominal)
+    }
+
+    fn jitter(&mut self, nominal: Duration) -> Duration {
         nominal.mul_f64(self.rng.random_range(0.5..=1.0))
     }
 
@@ -57,6 +81,17 @@ mod tests {
         }
         let (mut one, mut other) = (Backoff::new(1), Backoff::new(2));
         assert_ne!(one.wait(), other.wait());
+    }
+
+    #[test]
+    fn a_broker_that_is_not_there_is_looked_for_twice_a_second_and_later_less() {
+        let mut backoff = Backoff::new(1);
+        for _ in 0..ABSENT_ATTEMPTS {
+            assert!(backoff.wait_absent() <= ABSENT);
+        }
+        assert!(backoff.wait_absent() > ABSENT);
+        backoff.wait();
+        assert!(backoff.wait_absent() <= ABSENT);
     }
 
     #[test]

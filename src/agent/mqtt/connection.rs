@@ -33,6 +33,8 @@ pub(super) enum Failure {
     Unanswered(String),
     /// Another client has our client id.
     TakenOver(String),
+    /// Nobody is there.
+    Absent(String),
     /// Anything else.
     Other(String),
 }
@@ -63,7 +65,7 @@ pub(super) struct Connection {
 pub(super) async fn open(settings: Settings, version: Version) -> Result<Connection, Failure> {
     match timeout(OPEN_TIMEOUT, greet(&settings, version)).await {
         Ok(result) => result,
-        Err(_) => Err(Failure::Other(words::io(
+        Err(_) => Err(Failure::Absent(words::io(
             &io::ErrorKind::TimedOut.into(),
             &settings,
         ))),

@@ -142,6 +142,7 @@ impl Link {
     fn failed(&mut self, failure: Failure) {
         let may_step_down =
             self.settings.version == VersionChoice::Auto && self.version == Version::V5;
+        let is_absent = matches!(failure, Failure::Absent(_));
         let reason = match failure {
             Failure::Version if may_step_down => {
                 self.settled = true;
@@ -157,7 +158,7 @@ impl Link {
                 }
                 reason
             }
-            Failure::TakenOver(reason) | Failure::Other(reason) => {
+            Failure::TakenOver(reason) | Failure::Absent(reason) | Failure::Other(reason) => {
                 self.unanswered = 0;
                 reason
             }
@@ -165,7 +166,10 @@ impl Link {
         if self.settings.version == VersionChoice::Auto && !self.settled {
             self.version = Version::V5;
         }
-        let wait = self.backoff.wait();
+        let wait = match is_absent {
+            true => self.backoff.wait_absent(),
+            false => self.backoff.wait(),
+        };
         self.wait(reason, wait);
     }
 
@@ -177,7 +181,9 @@ impl Link {
         }
         let (taken_over, mut reason) = match failure {
             Failure::TakenOver(reason) => (true, reason),
-            Failure::Unanswered(reason) | Failure::Other(reason) => (false, reason),
+            Failure::Unanswered(reason) | Failure::Absent(reason) | Failure::Other(reason) => {
+                (false, reason)
+            }
             Failure::Version => (false, words::connect_refused(0x84, &self.settings)),
         };
         self.take_overs = if taken_over { self.take_overs + 1 } else { 0 };

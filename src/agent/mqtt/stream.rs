@@ -56,7 +56,8 @@ pub(super) async fn open(settings: &Settings) -> Result<Stream, Failure> {
             Failure::Other(format!("the name {host:?} does not resolve ({error})"))
         })?
         .collect();
-    let stream = TcpStream::connect(&*found).await.map_err(broken)?;
+    let absent = |error: io::Error| Failure::Absent(words::io(&error, settings));
+    let stream = TcpStream::connect(&*found).await.map_err(absent)?;
     stream.set_nodelay(true).map_err(broken)?;
     match client {
         None if address.transport.is_web_socket() => {
