@@ -1,8 +1,9 @@
 """Drives the release binary with a fleet of synthetic devices and prints what it took.
 
 Called by script/bench-agent, which builds what it needs: bench.py AGENT BROKER FLEET [WORD…]. Words choose cases by
-name (R1 U1 N1 latency H1 M1 S1) and brokers (rumqttd, mosquitto). The agent is pinned to the first core, the fleet and the
+name (R1 U1 N1 N2 latency cost H1 M1 S1) and brokers (rumqttd, mosquitto). The agent is pinned to the first core, the fleet and the
 broker to the second. Three runs each (RUNS=n in the environment); the range is printed as one row of docs/benchmarks.md.
+The cost of mapping and custody is measured in pairs: a run without after each run with them.
 H1 and M1 run libcoap's resource directory in the agent's place too, each run of it after one of the agent.
 """
 
@@ -30,7 +31,8 @@ KEY_TEXT = bytes.fromhex(KEY).decode()
 # For so many devices the agent has credentials.
 KNOWN = 10_000
 
-MAPPING = """schema = 1
+# What a mapping can be least.
+PLAIN = """schema = 1
 
 [profile]
 id = "fleet"
@@ -47,6 +49,38 @@ name = "temperature"
 path = "/3303/*/5700"
 format = "value"
 """
+
+# What a user writes: names, a unit, bounds, and JSON.
+FULL = """schema = 1
+
+[profile]
+id = "fleet"
+unmapped = "drop"
+
+[match]
+endpoint = "lw*"
+
+[device]
+name = "node-{endpoint:tail}"
+
+[defaults]
+qos = 0
+
+[instances]
+"3303/0" = "air"
+
+[[signal]]
+name = "temperature"
+path = "/3303/*/5700"
+value = { unit = "Cel", scale = 0.001, round = 1, min = 0, max = 10000000 }
+stale_after = "10m"
+"""
+
+
+def acknowledged(mapping):
+    """The same with publishes that the broker acknowledges."""
+    return mapping.replace("qos = 0", "qos = 1")
+
 
 
 def free_port(kind=socket.SOCK_STREAM):
@@ -131,9 +165,9 @@ class Mosquitto(Process):
 class Agent(Process):
     """On a port without security, open to everybody, or on one with DTLS for devices that are known."""
 
-    def __init__(self, folder, broker, secure):
+    def __init__(self, folder, broker, secure, mapping):
         self.folder = folder
-        (folder / "fleet.toml").write_text(MAPPING)
+        (folder / "fleet.toml").write_text(mapping)
         if secure:
             self.secure_port = free_port(socket.SOCK_DGRAM)
             file = folder / "devices.toml"
@@ -251,7 +285,7 @@ def updates(agent, broker):
     }
 
 
-def notifications(rate):
+def notifications(rate, *words_of_fleet):
     def case(agent, broker, devices=1_000, seconds=6):
         def run(*words):
             before, cpu = broker.published(), agent.cpu()
@@ -261,13 +295,16 @@ def notifications(rate):
         # What registering again costs is taken off: first they are new, then known.
         run("-d", 2)
         _, other_publishes, other_cpu = run("-d", 2)
-        got, publishes, cpu = run("-P", devices / rate, "-d", seconds)
-        return {
+        got, publishes, cpu = run("-P", devices / rate, "-d", seconds, *words_of_fleet)
+        figures = {
             "sent/s": got["notified"] / (seconds - got["complete"]),
             "µs CPU each": (cpu - other_cpu) / got["notified"] * 1e6,
             "published of sent %": (publishes - other_publishes) / got["notified"] * 100,
             "retransmitted": got["again"],
         }
+        if words_of_fleet:
+            figures["acknowledged of sent %"] = got["acknowledged"] / got["notified"] * 100
+        return figures
 
     return case
 
@@ -362,6 +399,29 @@ CASES = {
 }
 
 
+# Confirmable notifications, each acknowledged when the broker has acknowledged its publish.
+CUSTODY = {
+    "N2 CON to QoS 1, 10 k/s": notifications(10_000, "-c"),
+    "N2 CON to QoS 1, 40 k/s": notifications(40_000, "-c"),
+}
+
+# Two ways to do the same: with all that a gateway is for, and without. NON is never kept for the device.
+COST = {
+    "cost of a mapping, N1 at 20 k/s": (
+        (notifications(20_000), FULL),
+        (notifications(20_000), PLAIN),
+    ),
+    "cost of custody, QoS 1 at 20 k/s, CON : NON": (
+        (notifications(20_000, "-c"), acknowledged(PLAIN)),
+        (notifications(20_000), acknowledged(PLAIN)),
+    ),
+    "cost of mapping and custody, N2 at 20 k/s": (
+        (notifications(20_000, "-c"), acknowledged(FULL)),
+        (notifications(20_000), acknowledged(PLAIN)),
+    ),
+}
+
+
 def figure(values):
     low, high = min(values), max(values)
     digits = 0 if high >= 100 else 2
@@ -369,12 +429,12 @@ def figure(values):
     return shown[0] if shown[0] == shown[1] else "–".join(shown)
 
 
-def run(case, kind, secure=False):
+def run(case, kind, secure=False, mapping=PLAIN):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with kind(folder) as broker:
             wait_for(broker.port)
-            with Agent(folder, broker, secure) as agent:
+            with Agent(folder, broker, secure, mapping) as agent:
                 time.sleep(1)
                 if agent.child.poll() is not None:
                     sys.exit((folder / "agent.log").read_text())
@@ -418,19 +478,37 @@ def secure(title, case, kinds):
         print(f"| {title} | {kind.name} : libcoap | {'; '.join(ratios)} |", flush=True)
 
 
+def cost(title, pair, kinds):
+    """The same load with something and without it, by turns."""
+    for kind in kinds:
+        rows = ([], [])
+        for _ in range(RUNS):
+            for row, (case, mapping) in zip(rows, pair):
+                row.append(run(case, kind, mapping=mapping))
+        for row, what in zip(rows, ("with", "without")):
+            print_row(f"{title}, {what}", kind.name, row)
+        name = "µs CPU each"
+        with_it, without = (statistics.median(one[name] for one in row) for row in rows)
+        print(f"| {title}, with : without | {kind.name} | {name} {with_it / without:.2f} |", flush=True)
+
+
 def main():
     kinds = [kind for kind in (Rumqttd, Mosquitto) if not {"rumqttd", "mosquitto"} & {*WORDS} or kind.name in WORDS]
     words = [word for word in WORDS if word not in ("rumqttd", "mosquitto")]
     print(f"{RUNS} runs, agent on core {OURS}, fleet and broker on core {THEIRS}; load before: {os.getloadavg()[0]:.2f}\n")
     print("| case | broker | figures |\n|---|---|---|")
-    for title, case in {**CASES, **SECURE}.items():
+    for title, case in {**CASES, **CUSTODY, **COST, **SECURE}.items():
         if words and not any(word in title for word in words):
             continue
         if title in SECURE:
             secure(title, case, kinds)
             continue
+        if title in COST:
+            cost(title, case, kinds)
+            continue
+        mapping = acknowledged(PLAIN) if title in CUSTODY else PLAIN
         for kind in kinds:
-            print_row(title, kind.name, [run(case, kind) for _ in range(RUNS)])
+            print_row(title, kind.name, [run(case, kind, mapping=mapping) for _ in range(RUNS)])
 
 
 main()

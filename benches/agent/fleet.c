@@ -1,10 +1,11 @@
 // fleet: synthetic LwM2M devices over UDP, or over DTLS 1.2 with PSK by OpenSSL, for script/bench-agent. It shares no code with
 // the agent, so that the two cannot be wrong in the same way.
 //
-//   fleet -p PORT [-h ADDRESS] [-n DEVICES] [-f FIRST] [-C AT_ONCE] [-d SECONDS] [-P PERIOD] [-L] [-k KEY]
+//   fleet -p PORT [-h ADDRESS] [-n DEVICES] [-f FIRST] [-C AT_ONCE] [-d SECONDS] [-P PERIOD] [-c] [-L] [-k KEY]
 //     -f   the number of the first device, so that several fleets are one
 //     -C   how many may be between their first datagram and being registered
 //     -P   seconds between two notifications of a device, for each observation
+//     -c   notifications are confirmable, and not sent again
 //     -L   every device sends one Update after the other
 //     -k   DTLS with this key (hexadecimal); the PSK identity is the endpoint name, lwNNNNNN
 //
@@ -65,12 +66,12 @@ struct samples {
 static const char *address = "127.0.0.1";
 static int port, devices = 10, first, at_once = 50;
 static double duration = 10, period;
-static bool closed_loop;
+static bool closed_loop, confirmable;
 static uint8_t key[64];
 static unsigned key_length;
 static SSL_CTX *tls;
 static int epoll, under_way;
-static unsigned long up, dead, refused, again, observed, notified, updated;
+static unsigned long up, dead, refused, again, observed, notified, acknowledged, updated;
 static struct samples handshake = {.name = "handshake"}, registering = {.name = "register"}, updating = {.name = "update"};
 
 static double seconds(clockid_t clock) {
@@ -190,7 +191,7 @@ static void ask(struct device *device, enum request what) {
 
 static void notify(struct device *device, struct observation *observation) {
     struct message message;
-    begin(&message, 1, CONTENT, ++device->message_id, observation->token, observation->token_length);
+    begin(&message, confirmable ? 0 : 1, CONTENT, ++device->message_id, observation->token, observation->token_length);
     add_number(&message, OBSERVE, ++observation->sequence & 0xffffff);
     add_value(&message, observation->format);
     transmit(device, message.bytes, message.length);
@@ -342,8 +343,12 @@ static void hear_request(struct device *device, const struct heard *heard) {
 
 static void hear(struct device *device, const uint8_t *bytes, size_t length) {
     struct heard heard;
-    if (!parse(&heard, bytes, length) || heard.code == 0)
+    if (!parse(&heard, bytes, length))
         return;
+    if (heard.code == 0) {
+        acknowledged += heard.type == 2;
+        return;
+    }
     if (heard.code >= 0x40)
         hear_answer(device, &heard);
     else
@@ -482,7 +487,7 @@ static void read_key(const char *text) {
 }
 
 static void read_arguments(int count, char **words) {
-    for (int option; (option = getopt(count, words, "h:p:n:f:C:d:P:Lk:")) != -1;) {
+    for (int option; (option = getopt(count, words, "h:p:n:f:C:d:P:cLk:")) != -1;) {
         switch (option) {
         case 'h': address = optarg; break;
         case 'p': port = atoi(optarg); break;
@@ -491,13 +496,14 @@ static void read_arguments(int count, char **words) {
         case 'C': at_once = atoi(optarg); break;
         case 'd': duration = atof(optarg); break;
         case 'P': period = atof(optarg); break;
+        case 'c': confirmable = true; break;
         case 'L': closed_loop = true; break;
         case 'k': read_key(optarg); break;
         default: exit(64);
         }
     }
     if (port <= 0 || devices <= 0 || at_once <= 0) {
-        fprintf(stderr, "fleet -p PORT [-h ADDRESS] [-n DEVICES] [-f FIRST] [-C AT_ONCE] [-d SECONDS] [-P PERIOD] [-L] [-k KEY]\n");
+        fprintf(stderr, "fleet -p PORT [-h ADDRESS] [-n DEVICES] [-f FIRST] [-C AT_ONCE] [-d SECONDS] [-P PERIOD] [-c] [-L] [-k KEY]\n");
         exit(64);
     }
 }
@@ -536,9 +542,9 @@ int main(int count, char **words) {
         }
     }
 
-    printf("{\"devices\":%d,\"up\":%lu,\"dead\":%lu,\"refused\":%lu,\"again\":%lu,\"observed\":%lu,\"notified\":%lu,"
+    printf("{\"devices\":%d,\"up\":%lu,\"dead\":%lu,\"refused\":%lu,\"again\":%lu,\"observed\":%lu,\"notified\":%lu,\"acknowledged\":%lu,"
            "\"updated\":%lu,\"complete\":%.4f,\"elapsed\":%.4f",
-           devices, up, dead, refused, again, observed, notified, updated, complete, now() - began);
+           devices, up, dead, refused, again, observed, notified, acknowledged, updated, complete, now() - began);
     for (int i = 0; i < 3; i++)
         print_samples(all[i]);
     printf("}\n");
