@@ -13,6 +13,7 @@ fuzz-dtls *ARGS:
 # The agent killed 200 times under load, and a thousand runs of a fleet over a bad network in virtual time.
 soak:
     LWM2MQTT_KILLS=200 cargo test --test agent killed:: -- --nocapture
+    LWM2MQTT_KILLS=100 LWM2MQTT_OUTAGE=60 cargo test --test agent custody:: -- --nocapture
     LWM2MQTT_SEEDS=1000 LWM2MQTT_FLEET=200 cargo test --profile sim --test sim -- --nocapture whatever_happens_to_a_fleet
 
 # Formats the code.

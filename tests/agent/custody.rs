@@ -278,6 +278,7 @@ impl<B: Mortal> Stage<B> {
     }
 }
 
+// wish: 26
 #[tokio::test]
 async fn no_acknowledged_sample_is_lost_with_a_broker_that_dies_and_comes_back_empty() {
     Stage::set("custody-broker", Broker::start())
@@ -286,6 +287,7 @@ async fn no_acknowledged_sample_is_lost_with_a_broker_that_dies_and_comes_back_e
         .await;
 }
 
+// wish: 26
 #[tokio::test]
 async fn no_acknowledged_sample_is_lost_however_often_the_agent_is_killed() {
     let kills = number("LWM2MQTT_KILLS").unwrap_or(10);

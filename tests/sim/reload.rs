@@ -43,6 +43,7 @@ fn numbers(messages: &[Json]) -> Vec<f64> {
     values.collect()
 }
 
+// wish: 5, 21
 #[test]
 fn a_reload_under_traffic_moves_a_topic_and_loses_no_value() {
     let mut rig = Rig::with_mapping(MAPPING);

@@ -49,6 +49,7 @@ fn tell(rig: &mut Rig) {
     rig.run(SECOND);
 }
 
+// wish: 21
 #[test]
 fn what_nobody_answers_for_is_told_and_deleted_and_nothing_else() {
     let mut rig = haunted();
