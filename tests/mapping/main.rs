@@ -83,9 +83,15 @@ fn compare(case: &File, actual: &str, failed: &mut Vec<String>) {
 #[test]
 fn bad_files_are_refused_with_every_mistake() {
     let mut failed = Vec::new();
-    for (path, source) in cases(&folder("bad")) {
+    let cases = cases(&folder("bad"));
+    assert!(cases.len() >= 40, "{} are left", cases.len());
+    for (path, source) in cases {
         let compiled = compile(&source);
         assert!(compiled.plan.is_none(), "{} compiles", path.display());
+        for diagnostic in &compiled.diagnostics {
+            assert!(diagnostic.place.is_some(), "{diagnostic:?} is nowhere");
+            assert!(!diagnostic.hint.is_empty(), "{diagnostic:?} has no hint");
+        }
         compare(&path, &render(&compiled.diagnostics), &mut failed);
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
