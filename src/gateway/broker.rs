@@ -254,9 +254,6 @@ impl Gateway {
             .as_ref()
             .is_some_and(|sentinel| sentinel.n >= self.broker.sentinel_kept);
         if let Some(Sentinel { n, .. }) = ours {
-            if !kept {
-                self.clear_again(n);
-            }
             // The process before us may have raised it after it was written down.
             self.broker.sentinel = self.broker.sentinel.max(n);
         }
@@ -305,6 +302,7 @@ impl Gateway {
         if !kept {
             let none = Publish::deletion(self.topics.bridge("sentinel"));
             let _ = self.outbox.push(none);
+            self.clear_again();
         }
         self.broker.refill = Some(Refill {
             pass: Pass::Availability,
@@ -336,7 +334,8 @@ impl Gateway {
         if self.broker.sentinel_ticket == Some(ticket) {
             self.broker.sentinel_ticket = None;
             self.broker.sentinel_kept = self.broker.sentinel;
-            self.keep_gateway(Urgency::Soon);
+            // At once, so that after a kill a broker that went back is not taken for one that did not.
+            self.keep_gateway(Urgency::Now);
         }
     }
 
@@ -480,7 +479,8 @@ impl Gateway {
                 self.publish(publish);
             }
         }
-        if finished {
+        // In the place of one that waits it would overtake what was published again.
+        if finished && !self.outbox.is_waiting(&self.topics.bridge("sentinel")) {
             self.broker.unsettled = false;
             return self.raise_sentinel();
         }

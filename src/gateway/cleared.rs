@@ -2,7 +2,8 @@
 //!
 //! That a topic is to go is written down with what makes it go, so that neither a kill nor a restart
 //! while the broker is away leaves a ghost. That it went is remembered with the number of the
-//! sentinel, for a broker that comes back with what stood earlier (MQTT contract §6).
+//! sentinel, for a broker that comes back with what stood earlier (MQTT contract §6): its sentinel is
+//! older, or missing if the copy was made while everything was being published again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -184,12 +185,12 @@ impl Gateway {
             .collect()
     }
 
-    /// The broker has gone back to what stood when the sentinel was `sentinel`: what was deleted
-    /// since may stand there again.
-    pub(super) fn clear_again(&mut self, sentinel: u64) {
-        let since = self.cleared.settled.range((sentinel, Arc::from(""))..);
-        let since: Vec<_> = since.map(|(_, topic)| topic.clone()).collect();
-        for topic in since {
+    /// The broker has lost something, or has gone back to what stood earlier: what was deleted may
+    /// stand there again.
+    pub(super) fn clear_again(&mut self) {
+        let settled = self.cleared.settled.iter();
+        let topics: Vec<_> = settled.map(|(_, topic)| topic.clone()).collect();
+        for topic in topics {
             self.publish(Publish::deletion(topic));
         }
     }

@@ -174,9 +174,26 @@ impl Gateway {
             device.availability = contact.availability;
             device.sequence = contact.sequence + SEQUENCE_APART;
         }
+        let has_gone = !registration.standing && device.availability.state != State::Offline;
+        if has_gone {
+            // The process was killed between the end of the registration and the word about it.
+            let seen = device.availability.last_seen;
+            let ended = registration
+                .terms
+                .lifetime()
+                .map(|lifetime| seen + lifetime);
+            let expired = ended.filter(|ended| *ended <= now.unix);
+            device.availability.state = State::Offline;
+            device.availability.reason =
+                expired.map_or(Reason::Deregistered, |_| Reason::LifetimeExpired);
+            device.availability.since = expired.unwrap_or(now.unix);
+        }
         device.seen_published = now.back_to(device.availability.last_seen).instant;
         let name = device.name.clone();
         self.devices.push(device);
+        if has_gone {
+            self.keep_contact(id);
+        }
         let place = |signal: kept::Signal| {
             let destination = profile.signal(&name, &facts, &signal.path, &self.models);
             let mut tracked = Tracked::new(signal.path, destination, &kept.endpoint);

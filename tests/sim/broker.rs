@@ -185,3 +185,29 @@ fn another_gateway_on_the_same_topics_is_named_once() {
         (&"other_gateway".into(), &"gw-2".into())
     );
 }
+
+// wish: 22
+#[test]
+fn publishing_again_that_a_kill_cut_short_begins_anew_whatever_waited_before() {
+    for outputs in 0..12 {
+        let mut rig = Rig::new();
+        let device = rig.add_registered();
+        rig.notify(device, "/3303/0", temperature(22.0), true);
+        rig.run(SECOND);
+        let topics: Vec<_> = rig.broker.retained.keys().cloned().collect();
+        rig.disconnect();
+        rig.notify(device, "/3303/0", temperature(23.0), true);
+        rig.run(70 * SECOND);
+        rig.broker.retained.clear();
+        rig.connect();
+        rig.doomed = Some(outputs);
+        rig.run(2 * SECOND);
+        if !rig.is_away() {
+            rig.crash();
+        }
+        rig.start(Rig::setup(lwm2mqtt::mapping::Plan::unmapped("lwm2mqtt")));
+        rig.run(10 * SECOND);
+        let again: Vec<_> = rig.broker.retained.keys().cloned().collect();
+        assert_eq!(again, topics, "killed after {outputs}");
+    }
+}

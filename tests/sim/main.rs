@@ -31,6 +31,7 @@ mod secure;
 mod sends;
 mod strategies;
 mod supervision;
+mod tap;
 mod updater;
 mod values;
 mod whole;

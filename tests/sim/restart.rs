@@ -407,3 +407,30 @@ fn a_value_that_came_in_an_answer_is_told_after_a_kill() {
     rig.run(5 * SECOND);
     assert_eq!(rig.broker.json(VALUE)["value"], 23.5);
 }
+
+#[test]
+fn a_device_that_left_at_the_instant_of_a_kill_is_not_shown_as_there() {
+    for outputs in 0..12 {
+        let mut rig = Rig::new();
+        let device = rig.add_registered();
+        let request = Request::new(Code::DELETE, rig.location(device));
+        rig.request(device, request);
+        rig.doomed = Some(outputs);
+        rig.run(SECOND);
+        if !rig.is_away() {
+            rig.crash();
+        }
+        let is_registered = rig.kept.kept().devices[0]
+            .registration
+            .as_ref()
+            .is_some_and(|registration| registration.standing);
+        rig.start(Rig::setup(plan()));
+        rig.run(SECOND);
+        let state = rig.broker.json(AVAILABILITY)["state"].clone();
+        assert_eq!(
+            state,
+            if is_registered { "online" } else { "offline" },
+            "killed after {outputs}"
+        );
+    }
+}

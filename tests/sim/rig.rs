@@ -31,6 +31,7 @@ use serde_json::Value as Json;
 
 use crate::contract;
 use crate::road::Road;
+use crate::tap::Tap;
 use crate::updater::Updater;
 
 /// When a run begins: 2026-11-22T15:19:20Z, a second after the clock's origin.
@@ -88,8 +89,14 @@ pub struct Rig {
     pub readings: u32,
     /// What was found that the broker retains, and the gateway was not told.
     pub audited: Option<Retained>,
+    /// After so many more things that the gateway wants done it is killed.
+    pub doomed: Option<u32>,
+    /// Who listens to what is said between devices and gateway.
+    pub tap: Option<Tap>,
     timeout: Option<Instant>,
     wire: VecDeque<(Instant, Datagram)>,
+    /// What the broker has acknowledged, and the gateway has not heard yet.
+    acknowledged: VecDeque<Ticket>,
 }
 
 /// A network that is not kind. Each number is the share of datagrams, 0 to 1.
@@ -135,6 +142,8 @@ pub struct Device {
     pub client: Option<Client<Simulated>>,
     /// When that wants to be asked.
     due: Option<Instant>,
+    /// When anything of it is due, as far as it is known.
+    wakes: Option<Instant>,
 }
 
 /// What a broker has.
@@ -262,8 +271,11 @@ impl Rig {
             works: 0,
             readings: 0,
             audited: None,
+            doomed: None,
+            tap: None,
             timeout: None,
             wire: VecDeque::new(),
+            acknowledged: VecDeque::new(),
         };
         rig.gateway.restored(START);
         rig.connect();
@@ -307,7 +319,13 @@ impl Rig {
     /// The agent ends without a word, and what was not urgent may be lost.
     pub fn crash(&mut self) {
         self.pending = Changes::default();
+        self.doomed = None;
         self.be_away();
+    }
+
+    /// Whether no agent runs.
+    pub fn is_away(&self) -> bool {
+        self.away
     }
 
     /// Another agent begins with what is kept.
@@ -371,6 +389,7 @@ impl Rig {
             road: None,
             client: None,
             due: None,
+            wakes: None,
         });
         index
     }
@@ -425,6 +444,9 @@ impl Rig {
         seed[..8].copy_from_slice(&self.now.instant.as_micros().to_le_bytes());
         let (behaviour, tree) = Simulated::device(self.now, &profile, seed);
         let client = Client::new(self.now, config, tree, behaviour, seed);
+        if let Some(tap) = &mut self.tap {
+            tap.forget(device);
+        }
         self.devices[device].client = Some(client);
         self.nudge(device);
     }
@@ -449,7 +471,7 @@ impl Rig {
         if let Some(client) = &mut self.devices[device].client {
             client.handle(now, client::Input::Timeout);
         }
-        self.flush_devices();
+        self.flush(device);
     }
 
     /// Lets a simulated device send the values of these nodes.
@@ -458,7 +480,7 @@ impl Rig {
         if let Some(client) = &mut self.devices[device].client {
             client.handle(now, client::Input::Send(paths));
         }
-        self.flush_devices();
+        self.flush(device);
     }
 
     /// A device of LwM2M 1.1 with a temperature sensor and a light, registered as `dev1`.
@@ -506,12 +528,9 @@ impl Rig {
     /// Sends a request of a device to the gateway.
     pub fn request(&mut self, device: usize, request: Request) {
         let now = self.now.instant;
-        let device = &mut self.devices[device];
-        device
-            .endpoint
-            .request(now, gateway_peer(), request)
-            .unwrap();
-        self.flush_devices();
+        let endpoint = &mut self.devices[device].endpoint;
+        endpoint.request(now, gateway_peer(), request).unwrap();
+        self.flush(device);
     }
 
     /// The location that a device got last.
@@ -529,15 +548,17 @@ impl Rig {
     /// Notifies the observers of a node.
     pub fn notify(&mut self, device: usize, path: &str, response: Response, confirmable: bool) {
         let now = self.now.instant;
-        let device = &mut self.devices[device];
-        for (observed, token) in device.observers.clone() {
+        let Device {
+            observers,
+            endpoint,
+            ..
+        } = &mut self.devices[device];
+        for (observed, token) in observers.clone() {
             if observed == path {
-                device
-                    .endpoint
-                    .notify(now, gateway_peer(), token, response.clone(), confirmable);
+                endpoint.notify(now, gateway_peer(), token, response.clone(), confirmable);
             }
         }
-        self.flush_devices();
+        self.flush(device);
     }
 
     /// Turns round the order of all datagrams that are under way.
@@ -587,6 +608,8 @@ impl Rig {
     /// Lets time pass.
     pub fn run(&mut self, duration: Duration) {
         let end = self.now.instant + duration;
+        // A test may have done something to any of them.
+        (0..self.devices.len()).for_each(|device| self.flush(device));
         while let Some(at) = self.next().filter(|at| *at <= end) {
             self.advance(at);
             if self.timeout.is_some_and(|timeout| timeout <= at) {
@@ -607,20 +630,12 @@ impl Rig {
                     Datagram::ToDevice(route, bytes) => self.deliver(route, &bytes),
                 }
             }
-            let now = self.now;
-            for device in self.devices.iter_mut().filter(|device| !device.dead) {
-                if device.due.is_some_and(|due| due <= at)
-                    && let Some(client) = &mut device.client
-                {
-                    device.due = None;
-                    client.handle(now, client::Input::Timeout);
-                }
-                device.endpoint.timeout(at);
-                if let Some(road) = &mut device.road {
-                    road.timeout(now);
+            for device in 0..self.devices.len() {
+                if self.devices[device].wakes.is_some_and(|wakes| wakes <= at) {
+                    self.devices[device].timeout(self.now);
+                    self.flush(device);
                 }
             }
-            self.flush_devices();
         }
         self.advance(end);
     }
@@ -644,15 +659,7 @@ impl Rig {
     }
 
     fn next(&self) -> Option<Instant> {
-        let devices = self
-            .devices
-            .iter()
-            .filter(|device| !device.dead)
-            .flat_map(|device| {
-                let road = device.road.as_ref().and_then(Road::next_timeout);
-                [device.endpoint.next_timeout(), road, device.due]
-            })
-            .flatten();
+        let devices = self.devices.iter().filter_map(|device| device.wakes);
         let wire = self.wire.front().map(|(at, _)| *at);
         devices
             .chain(self.timeout)
@@ -666,15 +673,32 @@ impl Rig {
     }
 
     fn drain(&mut self) {
+        self.drain_once();
+        while let Some(ticket) = self.acknowledged.pop_front() {
+            if self.away {
+                self.acknowledged.clear();
+                return;
+            }
+            self.gateway.handle(self.now, Input::Delivered(ticket));
+            self.drain_once();
+        }
+    }
+
+    /// Does what the gateway wants done, but for telling it what the broker has acknowledged.
+    fn drain_once(&mut self) {
         let arrival = self.now.instant + DELAY;
         if self.flush_due.is_some_and(|due| due <= self.now.instant) {
             self.flush_due = None;
             self.pending.take().for_each(|change| self.kept.add(change));
         }
-        let mut acknowledged: Vec<Ticket> = Vec::new();
         let mut failed = false;
         loop {
-            match self.gateway.poll() {
+            let output = self.gateway.poll();
+            if !matches!(output, Output::Timeout(_)) && dies(&mut self.doomed) {
+                self.crash();
+                return;
+            }
+            match output {
                 Output::Datagram { route, bytes } => {
                     self.sent += 1;
                     let place = self.wire.partition_point(|(due, _)| *due <= arrival);
@@ -743,7 +767,12 @@ impl Rig {
                 }
             }
         }
+        // It may be killed when the broker has some of them, and before it hears that.
         while let Some(outgoing) = self.gateway.next_publish() {
+            if dies(&mut self.doomed) {
+                self.crash();
+                return;
+            }
             assert!(self.broker.connected, "published without a broker");
             assert_acceptable(outgoing.publish);
             let topic = outgoing.publish.topic.to_string();
@@ -757,57 +786,63 @@ impl Rig {
                 }
             }
             if outgoing.qos == Qos::AtLeastOnce && !self.broker.silent {
-                acknowledged.push(outgoing.ticket);
+                self.acknowledged.push_back(outgoing.ticket);
             }
-        }
-        for ticket in acknowledged {
-            self.input(Input::Delivered(ticket));
         }
     }
 
     fn deliver(&mut self, route: Route, bytes: &[u8]) {
         let now = self.now.instant;
-        if let Some(device) = self
-            .devices
-            .iter_mut()
-            .find(|device| device.route == route && !device.dead)
-        {
-            match (&mut device.road, &mut device.client) {
-                (Some(road), _) => road.receive(self.now, bytes),
-                (None, Some(client)) => client.handle(
-                    self.now,
-                    client::Input::Datagram {
-                        peer: gateway_peer(),
-                        bytes,
-                    },
-                ),
-                (None, None) => {
-                    device.endpoint.receive(now, gateway_peer(), bytes);
-                }
+        let mut devices = self.devices.iter();
+        let Some(index) = devices.position(|device| device.route == route && !device.dead) else {
+            return;
+        };
+        if let Some(tap) = &mut self.tap {
+            tap.arrives(index, bytes);
+        }
+        let device = &mut self.devices[index];
+        match (&mut device.road, &mut device.client) {
+            (Some(road), _) => road.receive(self.now, bytes),
+            (None, Some(client)) => client.handle(
+                self.now,
+                client::Input::Datagram {
+                    peer: gateway_peer(),
+                    bytes,
+                },
+            ),
+            (None, None) => {
+                device.endpoint.receive(now, gateway_peer(), bytes);
             }
         }
-        self.flush_devices();
+        self.flush(index);
     }
 
-    /// Lets every device answer what it got, and puts what it sends on the wire.
-    fn flush_devices(&mut self) {
+    /// Lets a device answer what it got, and puts what it sends on the wire.
+    fn flush(&mut self, index: usize) {
         let arrival = self.now.instant + DELAY;
-        for device in self.devices.iter_mut().filter(|device| !device.dead) {
-            let messages = device.messages(self.now);
-            let datagrams = match &mut device.road {
-                None => messages,
-                Some(road) => {
-                    for message in messages {
-                        road.send(self.now, message);
-                    }
-                    std::iter::from_fn(|| road.datagram()).collect()
+        let device = &mut self.devices[index];
+        if device.dead {
+            device.wakes = None;
+            return;
+        }
+        let messages = device.messages(self.now);
+        let datagrams = match &mut device.road {
+            None => messages,
+            Some(road) => {
+                for message in messages {
+                    road.send(self.now, message);
                 }
-            };
-            for bytes in datagrams {
-                let datagram = Datagram::ToGateway(device.route, bytes);
-                let place = self.wire.partition_point(|(due, _)| *due <= arrival);
-                self.wire.insert(place, (arrival, datagram));
+                std::iter::from_fn(|| road.datagram()).collect()
             }
+        };
+        device.wakes = device.next_timeout();
+        for bytes in datagrams {
+            if let Some(tap) = &mut self.tap {
+                tap.leaves(index, &bytes);
+            }
+            let datagram = Datagram::ToGateway(device.route, bytes);
+            let place = self.wire.partition_point(|(due, _)| *due <= arrival);
+            self.wire.insert(place, (arrival, datagram));
         }
     }
 }
@@ -836,6 +871,28 @@ impl Device {
     /// What the device answers from now on.
     pub fn answer(&mut self, method: Code, path: &str, response: Response) {
         self.answers.insert((method, path.to_owned()), response);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let road = self.road.as_ref().and_then(Road::next_timeout);
+        [self.endpoint.next_timeout(), road, self.due]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due.
+    fn timeout(&mut self, now: Now) {
+        if self.due.is_some_and(|due| due <= now.instant)
+            && let Some(client) = &mut self.client
+        {
+            self.due = None;
+            client.handle(now, client::Input::Timeout);
+        }
+        self.endpoint.timeout(now.instant);
+        if let Some(road) = &mut self.road {
+            road.timeout(now);
+        }
     }
 
     /// Takes what came by the road, and gives what is to be sent.
@@ -908,6 +965,16 @@ impl Device {
             .filter(|path| path != MUTE_SEND)
             .collect()
     }
+}
+
+/// Whether the agent is killed instead of doing what it wants to do now.
+fn dies(doomed: &mut Option<u32>) -> bool {
+    let Some(left) = doomed else {
+        return false;
+    };
+    let is_over = *left == 0;
+    *left = left.saturating_sub(1);
+    is_over
 }
 
 /// Where the gateway is reached; the constants are the places here.
