@@ -1,5 +1,8 @@
 //! Images get to devices, and are installed.
 
+mod away;
+mod pull;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -111,6 +114,24 @@ fn restart_gateway(rig: &mut Rig) {
     rig.stop();
     rig.start(Rig::setup(Plan::unmapped("lwm2mqtt")));
     tell_images(rig);
+}
+
+/// A gateway that serves by coap and HTTP.
+fn serving() -> Rig {
+    serving_with(|_| {})
+}
+
+fn serving_with(adjust: impl FnOnce(&mut Setup)) -> Rig {
+    let mut rig = Rig::with_setup(Plan::unmapped("lwm2mqtt"), |setup| {
+        adjust(setup);
+        let places = &mut setup.settings.firmware.places;
+        places.coap = Some("coap://10.0.0.254:5683".to_owned());
+        places.http = Some("http://10.0.0.254:8080".to_owned());
+    });
+    let content = Bytes::from(vec![7; 5000]);
+    rig.images.insert(Digest::of(&content), content);
+    tell_images(&mut rig);
+    rig
 }
 
 // conformance: 1.1-int-755, 1.1-int-770, P31
@@ -252,172 +273,6 @@ fn a_device_that_was_away_for_long_is_sent_the_rest_or_all_of_it() {
     let whole = image(&rig);
     assert_eq!(updater(&mut rig, device).package, whole);
     assert_eq!(updater(&mut rig, device).updates, 1);
-}
-
-#[test]
-fn a_sleeper_is_sent_the_rest_when_it_wakes() {
-    let mut rig = with_window(500_000, 1, Duration::from_secs(10));
-    let device = sleeper(&mut rig, "dev1", Updater::default());
-    start(&mut rig, "dev1", "push");
-    rig.run(3 * SECOND);
-    assert_eq!(rig.broker.json(FW)["state"], "downloading");
-    sleep(&mut rig, device, 12 * SECOND);
-    let sent = rig.sent;
-    sleep(&mut rig, device, 60 * SECOND);
-    assert_eq!(rig.sent, sent, "nothing goes to a device that sleeps");
-    wake(&mut rig, device);
-    rig.run(20 * SECOND);
-    let whole = image(&rig);
-    assert_eq!(updater(&mut rig, device).package, whole);
-    assert_eq!(updater(&mut rig, device).updates, 1);
-    // 489 blocks; had it begun again, there would be 140 more.
-    assert!(rig.sent < 540, "{}", rig.sent);
-}
-
-#[test]
-fn a_sleeper_that_wakes_after_hours_is_sent_the_rest_or_all_of_it() {
-    let mut rig = with_window(500_000, 1, Duration::from_secs(10));
-    let device = sleeper(&mut rig, "dev1", Updater::default());
-    start(&mut rig, "dev1", "push");
-    rig.run(3 * SECOND);
-    sleep(&mut rig, device, Duration::from_secs(7200));
-    let told = rig.broker.json(FW);
-    assert_eq!(
-        (&told["state"], &told["waiting"]),
-        (&"downloading".into(), &"asleep".into())
-    );
-    wake(&mut rig, device);
-    rig.run(30 * SECOND);
-    let whole = image(&rig);
-    assert_eq!(updater(&mut rig, device).package, whole);
-    assert_eq!(updater(&mut rig, device).updates, 1);
-}
-
-#[test]
-fn an_update_that_begins_while_the_device_sleeps_waits_for_it() {
-    let mut rig = with_window(3000, 1, Duration::from_secs(10));
-    let device = sleeper(&mut rig, "dev1", Updater::default());
-    sleep(&mut rig, device, 3600 * SECOND);
-    let sent = rig.sent;
-    start(&mut rig, "dev1", "push");
-    rig.run(3600 * SECOND);
-    assert_eq!(rig.sent, sent);
-    assert_eq!(rig.broker.json(FW)["waiting"], "asleep");
-    wake(&mut rig, device);
-    rig.run(5 * SECOND);
-    assert_eq!(updater(&mut rig, device).updates, 1);
-}
-
-#[test]
-fn one_that_fell_asleep_before_its_turn_came_does_not_get_it() {
-    let mut rig = with_window(100_000, 1, Duration::from_secs(2));
-    device(&mut rig, "dev1", Updater::default());
-    let slow = sleeper(&mut rig, "dev2", Updater::default());
-    for name in ["dev1", "dev2"] {
-        start(&mut rig, name, "push");
-    }
-    sleep(&mut rig, slow, 5 * SECOND);
-    let other = device(&mut rig, "dev3", Updater::default());
-    start(&mut rig, "dev3", "push");
-    rig.run(10 * SECOND);
-    assert_eq!(updater(&mut rig, other).updates, 1);
-    assert_eq!(rig.broker.json("lwm2mqtt/d/dev2/fw")["waiting"], "asleep");
-    wake(&mut rig, slow);
-    rig.run(10 * SECOND);
-    assert_eq!(updater(&mut rig, slow).updates, 1);
-}
-
-#[test]
-fn one_that_falls_asleep_while_it_fetches_does_not_keep_the_turn() {
-    let mut rig = serving_with(|setup| {
-        setup.settings.firmware.parallel = 1;
-        setup.settings.server.awake_window = 10 * SECOND;
-    });
-    let slow = sleeper(&mut rig, "dev1", Updater::default());
-    let other = device(&mut rig, "dev2", Updater::default());
-    start(&mut rig, "dev1", "pull");
-    rig.run(SECOND);
-    start(&mut rig, "dev2", "push");
-    rig.run(SECOND);
-    assert_eq!(rig.broker.json("lwm2mqtt/d/dev2/fw")["waiting"], "turn");
-    sleep(&mut rig, slow, 200 * SECOND);
-    assert_eq!(updater(&mut rig, other).updates, 1);
-    updater(&mut rig, slow).state = 2;
-    wake(&mut rig, slow);
-    rig.run(5 * SECOND);
-    assert_eq!(updater(&mut rig, slow).updates, 1);
-}
-
-#[test]
-fn what_a_sleeper_has_installed_is_seen_when_it_wakes_even_if_it_does_not_register_anew() {
-    let mut rig = with_window(3000, 1, Duration::from_secs(10));
-    let device = sleeper(&mut rig, "dev1", Updater::default());
-    start(&mut rig, "dev1", "push");
-    rig.run(5 * SECOND);
-    assert_eq!(rig.broker.json(FW)["state"], "updating");
-    sleep(&mut rig, device, 3600 * SECOND);
-    let updater = updater(&mut rig, device);
-    (updater.state, updater.result) = (0, 1);
-    wake(&mut rig, device);
-    rig.run(5 * SECOND);
-    assert_eq!(rig.broker.json(FW)["state"], "done");
-}
-
-/// Runs until the position of the update is stored once more, and has not left since.
-fn run_until_stored(rig: &mut Rig) -> u64 {
-    let before = stored(rig)["offset"].as_u64().unwrap();
-    loop {
-        rig.run(Duration::from_millis(1));
-        let now = stored(rig)["offset"].as_u64().unwrap();
-        if now != before {
-            return now;
-        }
-    }
-}
-
-fn begin_again(rig: &mut Rig) {
-    rig.start(Rig::setup(Plan::unmapped("lwm2mqtt")));
-    tell_images(rig);
-}
-
-#[test]
-fn after_a_crash_it_goes_on_with_the_block_that_was_stored_before_it_left() {
-    let mut rig = rig(1_000_000, 4);
-    let device = device(&mut rig, "dev1", Updater::default());
-    start(&mut rig, "dev1", "push");
-    rig.run(10 * SECOND);
-    let offset = run_until_stored(&mut rig);
-    assert!(offset > 400_000, "{offset}");
-    rig.crash();
-    rig.run(SECOND);
-    begin_again(&mut rig);
-    rig.run(30 * SECOND);
-    let whole = image(&rig);
-    assert_eq!(updater(&mut rig, device).package, whole);
-    // 977 blocks; had it begun again, there would be 400 more.
-    assert!(rig.sent < 1050, "{}", rig.sent);
-    assert_eq!(updater(&mut rig, device).updates, 1);
-}
-
-#[test]
-fn after_a_crash_a_device_that_is_further_than_is_stored_gets_all_of_it_again() {
-    let mut rig = rig(1_000_000, 4);
-    let device = device(&mut rig, "dev1", Updater::default());
-    start(&mut rig, "dev1", "push");
-    rig.run(10 * SECOND);
-    run_until_stored(&mut rig);
-    rig.run(SECOND / 2);
-    rig.crash();
-    begin_again(&mut rig);
-    rig.run(60 * SECOND);
-    let whole = image(&rig);
-    assert_eq!(updater(&mut rig, device).package, whole);
-    assert_eq!(updater(&mut rig, device).updates, 1);
-    let told = rig.broker.json(FW);
-    assert_eq!(
-        (&told["state"], &told["attempt"]),
-        (&"updating".into(), &1.into())
-    );
 }
 
 // wish: 27
@@ -669,98 +524,6 @@ fn what_cannot_be_begun_is_refused_with_a_reason() {
     assert_eq!(told["reason"], "the device has not registered object 5");
 }
 
-/// A gateway that serves by coap and HTTP.
-fn serving() -> Rig {
-    serving_with(|_| {})
-}
-
-fn serving_with(adjust: impl FnOnce(&mut Setup)) -> Rig {
-    let mut rig = Rig::with_setup(Plan::unmapped("lwm2mqtt"), |setup| {
-        adjust(setup);
-        let places = &mut setup.settings.firmware.places;
-        places.coap = Some("coap://10.0.0.254:5683".to_owned());
-        places.http = Some("http://10.0.0.254:8080".to_owned());
-    });
-    let content = Bytes::from(vec![7; 5000]);
-    rig.images.insert(Digest::of(&content), content);
-    tell_images(&mut rig);
-    rig
-}
-
-/// The device fetches the place that it was told.
-fn fetch(rig: &mut Rig, device: usize) -> Response {
-    let uri = updater(rig, device).uri.clone();
-    let path = uri.strip_prefix("coap://10.0.0.254:5683/").unwrap();
-    let request = Request::new(Code::GET, path.split('/'));
-    rig.request(device, request);
-    rig.run(5 * SECOND);
-    rig.devices[device].responses.pop().unwrap()
-}
-
-// conformance: 1.1-int-756, 1.1-int-771
-#[test]
-fn a_device_that_pulls_fetches_the_image_from_the_gateway_by_coap() {
-    let mut rig = serving();
-    let pulling = Updater {
-        delivery: 0,
-        state: 2,
-        ..Updater::default()
-    };
-    let device = device(&mut rig, "dev1", pulling);
-    start(&mut rig, "dev1", "auto");
-    rig.run(2 * SECOND);
-    assert_eq!(updater(&mut rig, device).resets, 1);
-    let response = fetch(&mut rig, device);
-    assert_eq!(response.code, Code::CONTENT);
-    assert_eq!(response.payload, image(&rig));
-    let told = rig.broker.json(FW);
-    assert_eq!(
-        (&told["state"], &told["method"]),
-        (&"downloading".into(), &"pull".into())
-    );
-    updater(&mut rig, device).state = 2;
-    rig.run(60 * SECOND);
-    assert_eq!(updater(&mut rig, device).updates, 1);
-    restart_device(&mut rig, device, "dev1", 1);
-    assert_eq!(rig.broker.json(FW)["state"], "done");
-    // What is done is served no more.
-    assert_eq!(fetch(&mut rig, device).code, Code::NOT_FOUND);
-}
-
-#[test]
-fn what_a_device_was_told_to_fetch_is_there_after_a_restart() {
-    let mut rig = serving();
-    let device = device(&mut rig, "dev1", Updater::default());
-    start(&mut rig, "dev1", "pull");
-    rig.run(2 * SECOND);
-    rig.stop();
-    let mut setup = Rig::setup(Plan::unmapped("lwm2mqtt"));
-    setup.settings.firmware.places.coap = Some("coap://10.0.0.254:5683".to_owned());
-    rig.start(setup);
-    tell_images(&mut rig);
-    rig.run(10 * SECOND);
-    let response = fetch(&mut rig, device);
-    assert_eq!(response.payload, image(&rig));
-}
-
-#[test]
-fn a_sleeper_finds_what_it_was_told_to_fetch_after_a_restart_however_early_it_comes() {
-    let mut rig = serving_with(|setup| setup.settings.server.awake_window = 10 * SECOND);
-    let device = sleeper(&mut rig, "dev1", Updater::default());
-    start(&mut rig, "dev1", "pull");
-    rig.run(2 * SECOND);
-    sleep(&mut rig, device, 60 * SECOND);
-    rig.stop();
-    let mut setup = Rig::setup(Plan::unmapped("lwm2mqtt"));
-    setup.settings.firmware.places.coap = Some("coap://10.0.0.254:5683".to_owned());
-    rig.start(setup);
-    tell_images(&mut rig);
-    rig.run(600 * SECOND);
-    rig.devices[device].dead = false;
-    let response = fetch(&mut rig, device);
-    assert_eq!(response.payload, image(&rig));
-}
-
 /// Lets /9/0 be updated from the command line.
 fn start_software(rig: &mut Rig) -> Json {
     rig.administer(&json!({
@@ -817,69 +580,4 @@ fn software_that_cannot_be_installed_fails_in_the_words_of_object_9() {
             &"integrity check failed".into()
         )
     );
-}
-
-// conformance: 1.1-int-775, 1.1-int-778
-#[test]
-fn a_pull_that_fails_is_told_and_one_that_lost_its_connection_begins_again() {
-    let mut rig = serving();
-    let device = device(&mut rig, "dev1", Updater::default());
-    start(&mut rig, "dev1", "pull");
-    for attempt in 1..=3 {
-        rig.run(120 * SECOND);
-        assert_eq!(rig.broker.json(FW)["attempt"], attempt);
-        (
-            updater(&mut rig, device).state,
-            updater(&mut rig, device).result,
-        ) = (0, 4);
-    }
-    rig.run(120 * SECOND);
-    let told = rig.broker.json(FW);
-    assert_eq!(
-        (&told["state"], &told["result"], &told["reason"]),
-        (
-            &"failed".into(),
-            &4.into(),
-            &"connection lost while downloading".into()
-        )
-    );
-    start(&mut rig, "dev1", "pull");
-    rig.run(10 * SECOND);
-    (
-        updater(&mut rig, device).state,
-        updater(&mut rig, device).result,
-    ) = (0, 7);
-    rig.run(120 * SECOND);
-    assert_eq!(rig.broker.json(FW)["reason"], "invalid URI");
-}
-
-#[test]
-fn the_protocol_is_one_that_the_device_has() {
-    for (protocols, scheme) in [
-        (vec![0, 2], "http://"),
-        (vec![0], "coap://"),
-        (vec![], "coap://"),
-    ] {
-        let mut rig = serving();
-        let pulling = Updater {
-            protocols: protocols.clone(),
-            ..Updater::default()
-        };
-        let device = device(&mut rig, "dev1", pulling);
-        start(&mut rig, "dev1", "pull");
-        rig.run(2 * SECOND);
-        let uri = updater(&mut rig, device).uri.clone();
-        assert!(uri.starts_with(scheme), "{protocols:?} {uri}");
-        assert_eq!(rig.served.len(), usize::from(scheme == "http://"));
-    }
-    let mut rig = serving();
-    let exotic = Updater {
-        protocols: vec![4, 5],
-        ..Updater::default()
-    };
-    device(&mut rig, "dev1", exotic);
-    start(&mut rig, "dev1", "pull");
-    rig.run(2 * SECOND);
-    let told = rig.broker.json(FW);
-    assert!(told["reason"].as_str().unwrap().contains("by no protocol"));
 }
