@@ -195,8 +195,10 @@ impl Tracked {
                 ),
             ),
         ];
+        let signal = destination.signal().filter(|signal| signal.retain);
         let properties = Properties {
             content_type: Some(content_type(format)),
+            expiry: signal.and_then(|signal| signal.expire),
             user,
             ..Properties::default()
         };
@@ -281,11 +283,13 @@ impl Tracked {
         mark: Option<&str>,
     ) -> Vec<Publish> {
         let unit = signal.unit.as_deref();
-        let properties = if history.format == signal.format {
+        let is_alike = history.format == signal.format && self.properties.expiry.is_none();
+        let properties = if is_alike {
             self.properties.clone()
         } else {
             Arc::new(Properties {
                 content_type: Some(content_type(history.format)),
+                expiry: None,
                 ..(*self.properties).clone()
             })
         };
@@ -430,4 +434,56 @@ pub struct About {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[n(3)]
     pub firmware: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lwm2m::Models;
+    use crate::mapping::{Plan, Source};
+
+    #[test]
+    fn what_expires_says_so_where_it_is_retained_and_nowhere_else() {
+        let source = Source {
+            file: "test.toml".into(),
+            text: r#"
+                schema = 1
+                [profile]
+                id = "test"
+                [match]
+                endpoint = "*"
+                [defaults]
+                expire = "48h"
+                [[signal]]
+                path = "/3/0/9"
+                history = true
+                [[signal]]
+                path = "/3/0/7/*"
+                retain = false
+            "#
+            .into(),
+        };
+        let models = Models::builtin();
+        let plan = Plan::compile(&[source], &models, "lwm2mqtt").plan.unwrap();
+        let facts = DeviceFacts {
+            endpoint: "dev1",
+            lwm2m: Version::V1_1,
+            objects: &[],
+        };
+        let profile = plan.profile(&facts);
+        let tracked = |path: Path| {
+            let destination = profile.signal("dev1", &facts, &path, &models);
+            Tracked::new(path, destination, "dev1")
+        };
+        let battery = tracked(Path::resource(3, 0, 9));
+        assert_eq!(battery.properties.expiry, Some(172_800));
+        let signal = battery.destination.signal().unwrap();
+        let history = signal.history.as_ref().unwrap();
+        let messages = battery.history_of(signal, history, &[], false, None);
+        let expiries = messages.iter().map(|message| message.properties.as_ref());
+        let expiries: Vec<_> = expiries.map(|it| it.and_then(|it| it.expiry)).collect();
+        assert_eq!(expiries, [None]);
+        let voltage = tracked(Path::resource_instance(3, 0, 7, 0));
+        assert_eq!(voltage.properties.expiry, None);
+    }
 }

@@ -189,6 +189,7 @@ impl Profile {
                     history: None,
                     stale_after: StaleAfter::default(),
                     on_offline: OnOffline::default(),
+                    expire: None,
                     path: named.path,
                     instance: named.instance,
                     name: named.name,
@@ -208,6 +209,7 @@ impl Profile {
                 history: None,
                 stale_after: StaleAfter::default(),
                 on_offline: OnOffline::default(),
+                expire: None,
                 path: named.path,
                 instance: named.instance,
                 name: named.name,
@@ -294,6 +296,7 @@ impl Profile {
             history,
             stale_after: rule.stale_after,
             on_offline: rule.on_offline,
+            expire: rule.expire,
             instance: named.instance,
             name: named.name,
         }

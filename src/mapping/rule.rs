@@ -30,6 +30,7 @@ pub(super) struct SignalRule {
     pub(super) history: Option<HistoryRule>,
     pub(super) stale_after: StaleAfter,
     pub(super) on_offline: OnOffline,
+    pub(super) expire: Option<u32>,
     pub(super) write: Arc<WriteRules>,
 }
 

@@ -114,6 +114,9 @@ pub struct Signal {
     pub stale_after: StaleAfter,
     /// What becomes of its value when the device leaves.
     pub on_offline: OnOffline,
+    /// After so many seconds without another message the broker deletes the retained one (MQTT 5
+    /// §3.3.2.3.3).
+    pub expire: Option<u32>,
 }
 
 /// How long the value of a signal is good without another one.

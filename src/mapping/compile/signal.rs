@@ -25,6 +25,7 @@ pub(super) struct Defaults<'a> {
     history: bool,
     stale_after: StaleAfter,
     on_offline: OnOffline,
+    expire: Option<u32>,
 }
 
 impl Default for Defaults<'_> {
@@ -38,12 +39,13 @@ impl Default for Defaults<'_> {
             history: false,
             stale_after: StaleAfter::default(),
             on_offline: OnOffline::default(),
+            expire: None,
         }
     }
 }
 
 /// Keys of a signal that this version knows and does not build.
-const NOT_BUILT: [&str; 4] = ["deadband", "expire", "ha", "set_topic"];
+const NOT_BUILT: [&str; 3] = ["deadband", "ha", "set_topic"];
 
 const FORMATS: [(&str, Option<Format>); 4] = [
     ("json", Some(Format::Json)),
@@ -77,6 +79,7 @@ impl<'a> Defaults<'a> {
         }
         read_stale_after(&mut table, &mut defaults.stale_after);
         read_on_offline(&mut table, &mut defaults.on_offline);
+        read_expire(&mut table, &mut defaults.expire);
         table.belongs_elsewhere(&["telemetry"], "write it inside a `[[signal]]`");
         table.belongs_elsewhere(&["write"], "write it inside a `[[signal]]`");
         table.not_built(&NOT_BUILT);
@@ -134,6 +137,17 @@ fn read_stale_after(table: &mut Table<'_>, stale_after: &mut StaleAfter) {
             .and_then(|time| Some(StaleAfter::Time(u32::try_from(time.as_secs()).ok()?))),
     };
     *stale_after = read.unwrap_or(*stale_after);
+}
+
+/// A Message Expiry Interval: whole seconds in 32 bits (MQTT 5 §3.3.2.3.3).
+fn read_expire(table: &mut Table<'_>, expire: &mut Option<u32>) {
+    const LEAST: Duration = Duration::from_secs(1);
+    const MOST: Duration = Duration::from_secs(u32::MAX as u64);
+    if let Some(item) = table.take("expire")
+        && let Some(time) = item.duration(LEAST, MOST)
+    {
+        *expire = u32::try_from(time.as_secs()).ok();
+    }
 }
 
 fn read_on_offline(table: &mut Table<'_>, on_offline: &mut OnOffline) {
@@ -205,6 +219,8 @@ pub(super) fn read<'a>(
     read_stale_after(&mut table, &mut stale_after);
     let mut on_offline = defaults.on_offline;
     read_on_offline(&mut table, &mut on_offline);
+    let mut expire = defaults.expire;
+    read_expire(&mut table, &mut expire);
     let write = table
         .take("write")
         .and_then(|item| write::read(&item, &subject, transform.as_ref()))
@@ -231,6 +247,7 @@ pub(super) fn read<'a>(
         }),
         stale_after,
         on_offline,
+        expire,
         write: Arc::new(write),
     })
 }
